@@ -1,0 +1,103 @@
+"""Everything this project raises on purpose.
+
+    AttentionPatternsError
+    ├── InvalidAttentionError       the array is not a self-attention map
+    │   ├── ShapeError                  not [..., L, L], empty, or with a batch axis left in
+    │   ├── DataTypeError               not a float type that is read
+    │   ├── NotFiniteError              holds NaN or infinity
+    │   ├── NegativeAttentionError      holds a negative value
+    │   ├── LogitsError                 holds scores from before the softmax
+    │   ├── TransposedError             its columns sum to 1, not its rows
+    │   ├── RowSumError                 a row does not sum to 1
+    │   └── NotCausalError              declared causal, but attends above the diagonal
+    ├── InvalidDeclarationError     what was declared of the input does not fit it
+    │   ├── TokensError                 tokens do not match the length
+    │   ├── TokenGroupsError            a group's name is taken or a position is outside
+    │   ├── SegmentsError               segments do not match the length
+    │   ├── PaddingError                valid_length or mask does not fit
+    │   └── SelectionError              a layer or head asked for is not there
+    ├── BundleError                 the model bundle is missing, damaged or of another rendering
+    ├── SourceError                 a dump, text file or model cannot be read
+    └── ServerError                 the server could not be reached, refused the call or failed
+        └── MessageTooLargeError        a message is over the server's limit
+"""
+
+
+class AttentionPatternsError(Exception):
+    """Base of all errors of this project."""
+
+
+class InvalidAttentionError(AttentionPatternsError, ValueError):
+    """The array is not a self-attention map."""
+
+
+class ShapeError(InvalidAttentionError):
+    """The array is not [..., L, L], is empty, or has a batch axis left in."""
+
+
+class DataTypeError(InvalidAttentionError):
+    """The array is not of a float type that is read."""
+
+
+class NotFiniteError(InvalidAttentionError):
+    """The map holds NaN or infinity."""
+
+
+class NegativeAttentionError(InvalidAttentionError):
+    """The map holds a negative value."""
+
+
+class LogitsError(InvalidAttentionError):
+    """The map holds scores from before the softmax."""
+
+
+class TransposedError(InvalidAttentionError):
+    """The map's columns sum to 1, not its rows."""
+
+
+class RowSumError(InvalidAttentionError):
+    """A row of the map does not sum to 1."""
+
+
+class NotCausalError(InvalidAttentionError):
+    """The map was declared causal, but attends above the diagonal."""
+
+
+class InvalidDeclarationError(AttentionPatternsError, ValueError):
+    """What the caller declared of the input does not fit it."""
+
+
+class TokensError(InvalidDeclarationError):
+    """The tokens do not match the length of the map."""
+
+
+class TokenGroupsError(InvalidDeclarationError):
+    """A token group's name is taken or one of its positions is outside the map."""
+
+
+class SegmentsError(InvalidDeclarationError):
+    """The segments do not match the length of the map."""
+
+
+class PaddingError(InvalidDeclarationError):
+    """The valid length or the mask does not fit the map."""
+
+
+class SelectionError(InvalidDeclarationError):
+    """A layer or head that was asked for is not in the tensor."""
+
+
+class BundleError(AttentionPatternsError):
+    """The model bundle is missing, damaged, or made for another rendering."""
+
+
+class SourceError(AttentionPatternsError):
+    """A dump, a text file or a model cannot be read."""
+
+
+class ServerError(AttentionPatternsError):
+    """The server could not be reached, refused the call or failed."""
+
+
+class MessageTooLargeError(ServerError):
+    """A message is over the server's limit."""

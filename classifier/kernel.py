@@ -1,0 +1,282 @@
+"""The one pass over a map that checks, renders and measures it, compiled with numba.
+
+Each row is read from memory once into a buffer that stays in the first-level cache; everything else works on that
+buffer or on small per-map sums. The kernel releases the interpreter lock, so threads run it side by side. It is
+compiled once for each of uint16 (float16 and bfloat16 bits), float32 and float64, and cached on disk.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+FLOAT, FLOAT16, BFLOAT16 = 0, 1, 2  # how the bits of a value are read; FLOAT: float32 or float64 as they are
+OK, NOT_FINITE, NEGATIVE, ROW_SUM, ABOVE_DIAGONAL = 0, 1, 2, 3, 4  # verdicts on a map
+# Sums may be reordered, or they would not vectorise; NaN and infinity keep their meaning. Python's error model would
+# put a branch for zero into every division, and that too keeps loops scalar.
+_compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "contract"}, error_model="numpy")
+
+
+def _load_row(source: Any, target: Any, bits: Any, encoding: int) -> None:
+    """Reads a row into ``target`` as floating point; ``bits`` is the same memory as ``target``, as uint32."""
+    raise TypeError("compiled code only")
+
+
+@overload(_load_row)
+def _load_row_overload(source: Any, target: Any, bits: Any, encoding: Any) -> Any:
+    def load_bits(source: Any, target: Any, bits: Any, encoding: Any) -> Any:
+        if encoding == BFLOAT16:
+            for j in range(len(target)):
+                bits[j] = np.uint32(source[j]) << np.uint32(16)
+            return
+        # A float16's exponent and mantissa, moved into a float32's place, read 2^-112 of the value, denormals
+        # included; infinities and NaN end at 65536 and above.
+        for j in range(len(target)):
+            half = np.uint32(source[j])
+            bits[j] = ((half & np.uint32(0x7FFF)) << np.uint32(13)) | ((half & np.uint32(0x8000)) << np.uint32(16))
+        for j in range(len(target)):
+            target[j] *= np.float32(5.192296858534828e33)  # 2^112
+        for j in range(len(target)):
+            target[j] = target[j] if abs(target[j]) < np.float32(65536.0) else np.float32(np.nan)
+
+    def load_floats(source: Any, target: Any, bits: Any, encoding: Any) -> Any:
+        for j in range(len(target)):
+            target[j] = source[j]
+
+    return load_bits if source.dtype == types.uint16 else load_floats
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _row_entropy(row: Any, single: Any, bits: Any, exponent: Any) -> float:
+    """Entropy of a row in nats: -sum p ln p, with ln by exponent and a polynomial (error under 2e-7), 0 ln 0 = 0."""
+    for j in range(len(row)):
+        single[j] = row[j]
+    for j in range(len(row)):
+        exponent[j] = np.float32(np.int32(bits[j] >> np.uint32(23)))
+    for j in range(len(row)):
+        bits[j] = np.uint32((bits[j] & np.uint32(0x7FFFFF)) | np.uint32(0x3F800000))
+    total = np.float32(0.0)
+    for j in range(len(row)):
+        # single is now the mantissa m in [1, 2); ln m = 2 artanh(z), z = (m - 1) / (m + 1) <= 1/3
+        z = (single[j] - np.float32(1.0)) / (single[j] + np.float32(1.0))
+        s = z * z
+        series = np.float32(1 / 11) * s + np.float32(1 / 9)
+        series = series * s + np.float32(1 / 7)
+        series = series * s + np.float32(1 / 5)
+        series = series * s + np.float32(1 / 3)
+        series = series * s + np.float32(1.0)
+        power = exponent[j] - np.float32(127.0)
+        total += np.float32(row[j]) * (np.float32(2.0) * z * series + power * np.float32(0.6931471805599453))
+    return -total
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _paint(image: Any, cell_max: Any, cell_sum: Any, bounds: Any, visible: float) -> None:
+    """Fills one image uint8 [3, size, size] from the cells; a map smaller than the image gets flat, larger cells."""
+    size = image.shape[1]
+    cells = len(bounds) - 1
+    darkest = np.float32(0.0)
+    for r in range(cells):
+        for c in range(cells):
+            darkest = max(darkest, np.float32(cell_max[r, c]))
+    shades = np.empty((3, cells), np.uint8)
+    for r in range(cells):
+        for c in range(cells):
+            top = np.float32(cell_max[r, c])
+            area = np.float32((bounds[r + 1] - bounds[r]) * (bounds[c + 1] - bounds[c]))
+            mean = np.float32(cell_sum[r, c]) / area
+            shades[0, c] = np.uint8(np.float32(255.0) * top / (top + visible) + np.float32(0.5))
+            shades[1, c] = np.uint8(np.float32(255.0) * mean / (mean + visible) + np.float32(0.5))
+            shades[2, c] = np.uint8(np.float32(255.0) * top / darkest + np.float32(0.5))
+        first, last = -(-r * size // cells), -(-(r + 1) * size // cells)  # pixel y shows cell y * cells // size
+        for channel in range(3):
+            for x in range(size):
+                image[channel, first, x] = shades[channel, x * cells // size]
+            for y in range(first + 1, last):
+                image[channel, y] = image[channel, first]
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _stripes_and_lines(
+    row_start: Any, column: Any, weight: Any, causal: bool, widest: int, stripe: Any, is_line: Any
+) -> tuple[float, float, float, float, int]:
+    """Masses of the visible cells: all, in stripes, in lines, in either; and the offset of the heaviest line.
+
+    A stripe is a column visible in at least half of the rows that can reach it. A line is a run of at most ``widest``
+    neighbouring diagonals, each visible in at least half of its cells outside the stripes; diagonals of fewer than a
+    quarter of the tokens are too short to tell from chance.
+    """
+    length = len(row_start) - 1
+    seen = np.zeros(length, np.int64)
+    for k in range(row_start[length]):
+        seen[column[k]] += 1
+    for j in range(length):
+        rows = length - j if causal else length
+        # In a causal map the last few columns are reached by so few rows that any cell would make a stripe.
+        stripe[j] = seen[j] > 0 and 2 * seen[j] >= rows and 4 * rows >= length
+    on = np.zeros(2 * length - 1, np.int64)  # visible cells of each diagonal, index = offset + length - 1
+    free = np.zeros(2 * length - 1, np.int64)  # its cells outside the stripes
+    mass = np.zeros(2 * length - 1, np.float64)
+    for j in range(length):
+        if not stripe[j]:
+            for d in range(j, j + length):  # offsets j - i for rows length - 1 down to 0
+                free[d] += 1
+    for i in range(length):
+        for k in range(row_start[i], row_start[i + 1]):
+            d = column[k] - i + length - 1
+            mass[d] += weight[k]
+            if not stripe[column[k]]:
+                on[d] += 1
+    run = 0
+    for d in range(2 * length):
+        crossed = length - abs(d - length + 1)
+        if d < 2 * length - 1 and 2 * on[d] >= free[d] and 4 * free[d] >= length and 4 * crossed >= length:
+            run += 1
+            continue
+        if 0 < run <= widest:
+            for e in range(d - run, d):
+                is_line[e] = True
+        run = 0
+    total, in_stripes, in_lines, in_either, heaviest = 0.0, 0.0, 0.0, 0.0, -1
+    for i in range(length):
+        for k in range(row_start[i], row_start[i + 1]):
+            line = is_line[column[k] - i + length - 1]
+            total += weight[k]
+            in_stripes += weight[k] if stripe[column[k]] else 0.0
+            in_lines += weight[k] if line else 0.0
+            in_either += weight[k] if line or stripe[column[k]] else 0.0
+    for d in range(2 * length - 1):
+        if is_line[d] and (heaviest < 0 or mass[d] > mass[heaviest]):
+            heaviest = d
+    return total, in_stripes, in_lines, in_either, heaviest - length + 1
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def survey(
+    values: Any,
+    start: int,
+    length: int,
+    encoding: int,
+    tolerance: float,
+    declared_causal: int,
+    segments: Any,
+    row: Any,
+    bits: Any,
+    images: Any,
+    verdicts: Any,
+    column_sums: Any,
+    causal: Any,
+    stripes: Any,
+    measures: Any,
+) -> None:
+    """Checks, renders and measures square maps; writes its results into the arrays given.
+
+    Args:
+        values: [maps, L, L] uint16, float32 or float64, C order.
+        start: first token kept; the map proper is ``values[:, start:start + length, start:start + length]``.
+        length: tokens kept, at least 1.
+        encoding: FLOAT, FLOAT16 or BFLOAT16: how ``values`` are read.
+        tolerance: how far a row sum may be from 1.
+        declared_causal: 1 yes, 0 no, -1 detect.
+        segments: int64 [length], the segment of each token.
+        row: [length] buffer, float64 for float64 values and float32 for all others.
+        bits: the same memory as uint32 (unused for float64).
+        images: uint8 [maps, 3, size, size], written.
+        verdicts: int64 [maps, 2], written: verdict and the first offending row.
+        column_sums: float64 [maps, length], written.
+        causal: bool [maps], written.
+        stripes: bool [maps, length], written.
+        measures: float64 [maps, 7], written: visible, stripe, line, stripe-or-line and segment mass as fractions of
+            all attention, mean row entropy in nats, offset of the heaviest line (0 where there is none).
+    """
+    size = images.shape[2]
+    cells = min(length, size)
+    bounds = np.empty(cells + 1, np.int64)  # cell c holds tokens bounds[c] to bounds[c + 1] - 1
+    for c in range(cells + 1):
+        bounds[c] = c * length // cells
+    log_bits = np.empty(length, np.uint32)
+    log_mantissa = log_bits.view(np.float32)
+    log_exponent = np.empty(length, np.float32)
+    band_max = np.empty_like(row)
+    band_sum = np.empty_like(row)
+    cell_max = np.empty((cells, cells), row.dtype)
+    cell_sum = np.empty((cells, cells), row.dtype)
+    threshold = 2.5 / length
+    # A row that sums to at most 1 + tolerance has at most that / 2.5 of its cells visible; one more is written over.
+    column = np.empty(length * (int(length * (1.0 + tolerance) / 2.5) + 1) + 1, np.int32)
+    weight = np.empty(len(column), row.dtype)
+    row_start = np.empty(length + 1, np.int64)
+    is_line = np.empty(2 * length - 1, np.bool_)
+    widest = max(5, length // 10)
+
+    for n in range(len(values)):
+        verdicts[n, 0] = OK
+        found, above, entropy, same_segment, r = 0, 0, 0.0, 0.0, 0
+        for j in range(length):
+            column_sums[n, j] = 0.0
+        for i in range(length):
+            _load_row(values[n, start + i, start : start + length], row, bits, encoding)
+            total = 0.0
+            negative = 0
+            for j in range(length):
+                total += row[j]
+                negative += row[j] < 0
+            if not math.isfinite(total) or negative > 0 or abs(total - 1.0) > tolerance:
+                verdicts[n, 0] = NOT_FINITE if not math.isfinite(total) else (NEGATIVE if negative > 0 else ROW_SUM)
+                verdicts[n, 1] = i
+                break
+            for j in range(length):
+                column_sums[n, j] += row[j]
+            for j in range(i + 1, length):
+                above += row[j] != 0
+            inside = 0.0
+            for j in range(length):
+                inside += row[j] if segments[j] == segments[i] else 0.0
+            same_segment += inside
+            entropy += _row_entropy(row, log_mantissa, log_bits, log_exponent)
+
+            row_start[i] = found
+            for j in range(length):  # no branch: written always, kept when visible
+                column[found] = j
+                weight[found] = row[j]
+                found += row[j] >= threshold
+
+            if i == bounds[r]:
+                for j in range(length):
+                    band_max[j] = row[j]
+                    band_sum[j] = row[j]
+            else:
+                for j in range(length):
+                    band_max[j] = band_max[j] if band_max[j] > row[j] else row[j]
+                    band_sum[j] += row[j]
+            if i + 1 == bounds[r + 1]:
+                for c in range(cells):
+                    top = band_max[bounds[c]]
+                    mass = band_sum[bounds[c]]
+                    for j in range(bounds[c] + 1, bounds[c + 1]):
+                        top = band_max[j] if band_max[j] > top else top
+                        mass += band_sum[j]
+                    cell_max[r, c] = top
+                    cell_sum[r, c] = mass
+                r += 1
+        if verdicts[n, 0] != OK:
+            continue
+        row_start[length] = found
+        causal[n] = declared_causal == 1 or (declared_causal == -1 and above == 0 and length > 1)
+        if declared_causal == 1 and above > 0:
+            verdicts[n, 0] = ABOVE_DIAGONAL
+            continue
+        _paint(images[n], cell_max, cell_sum, bounds, np.float32(2.5 / length))
+        is_line[:] = False
+        visible, stripe, line, either, offset = _stripes_and_lines(
+            row_start, column, weight, causal[n], widest, stripes[n], is_line
+        )
+        measures[n, 0] = visible / length
+        measures[n, 1] = stripe / length
+        measures[n, 2] = line / length
+        measures[n, 3] = either / length
+        measures[n, 4] = same_segment / length
+        measures[n, 5] = entropy / length
+        measures[n, 6] = offset if line > 0 else 0

@@ -1,0 +1,129 @@
+"""The one rendering: attention maps to the images that the net reads, together with the sums the measures need.
+
+An image has three channels, each white (0) to dark (255), over cells of floor-divided bounds: cell c of S holds tokens
+c L // S to (c + 1) L // S - 1. With v = 2.5 / L, the least weight that the annotation guide calls visible:
+
+0. maximum of the cell m, as m / (m + v): a one-token stripe or diagonal keeps its shade at any L, v itself is 128;
+1. mean of the cell a, as a / (a + v): tells a line through the cell from a single point in it;
+2. maximum of the cell over the maximum of the map: what an annotator sees.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifier import kernel
+from classifier.attention_map import ROW_SUM_TOLERANCE, AttentionMaps, DataType, Declaration, decode
+from classifier.errors import (
+    InvalidAttentionError,
+    LogitsError,
+    NegativeAttentionError,
+    NotCausalError,
+    NotFiniteError,
+    RowSumError,
+    TransposedError,
+)
+
+RENDERING_VERSION = 1  # raised whenever the same map would give another image; travels with the weights
+CHANNELS = 3
+
+_ENCODINGS = {DataType.FLOAT16: kernel.FLOAT16, DataType.BFLOAT16: kernel.BFLOAT16}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over maps of one length gives.
+
+    Attributes:
+        images: uint8 [maps, 3, size, size].
+        column_sums: float64 [maps, length], attention received by each kept token, summed over query rows.
+        causal: bool [maps].
+        stripes: bool [maps, length].
+        measures: float64 [maps, 7], see ``kernel.survey``.
+    """
+
+    images: NDArray[np.uint8]
+    column_sums: NDArray[np.float64]
+    causal: NDArray[np.bool_]
+    stripes: NDArray[np.bool_]
+    measures: NDArray[np.float64]
+
+
+def survey(maps: AttentionMaps, declaration: Declaration, *, image_size: int, begin: int, end: int) -> Survey:
+    """Checks, renders and measures maps ``begin`` to ``end - 1`` in one pass.
+
+    Raises:
+        InvalidAttentionError: its subclasses name the map, row, value and what was expected.
+    """
+    count, length = end - begin, declaration.length
+    values, start = maps.values[begin:end], int(declaration.kept[0])
+    if declaration.kept[-1] - start + 1 != length:  # a mask with holes
+        values, start = values[:, declaration.kept][:, :, declaration.kept], 0
+    row = np.empty(length, np.float64 if maps.data_type is DataType.FLOAT64 else np.float32)
+    seen = Survey(
+        images=np.empty((count, CHANNELS, image_size, image_size), np.uint8),
+        column_sums=np.empty((count, length)),
+        causal=np.empty(count, np.bool_),
+        stripes=np.empty((count, length), np.bool_),
+        measures=np.empty((count, 7)),
+    )
+    verdicts = np.empty((count, 2), np.int64)
+    kernel.survey(
+        np.ascontiguousarray(values),
+        start,
+        length,
+        _ENCODINGS.get(maps.data_type, kernel.FLOAT),
+        ROW_SUM_TOLERANCE[maps.data_type],
+        -1 if declaration.causal is None else int(declaration.causal),
+        np.zeros(length, np.int64) if declaration.segments is None else declaration.segments,
+        row,
+        row.view(np.uint32),
+        seen.images,
+        verdicts,
+        seen.column_sums,
+        seen.causal,
+        seen.stripes,
+        seen.measures,
+    )
+    for n in np.flatnonzero(verdicts[:, 0] != kernel.OK)[:1]:
+        raise _complaint(maps, declaration, begin + int(n), *(int(v) for v in verdicts[n]))
+    return seen
+
+
+def _complaint(
+    maps: AttentionMaps, declaration: Declaration, index: int, verdict: int, row: int
+) -> InvalidAttentionError:
+    """The error that says what is wrong with a map which the kernel refused at ``row``."""
+    kept = declaration.kept
+    matrix = decode(maps.values[index], maps.data_type)[np.ix_(kept, kept)]
+    where, place = maps.where(index), f"row {kept[row]}"
+    tolerance = ROW_SUM_TOLERANCE[maps.data_type]
+    if verdict == kernel.NOT_FINITE:
+        column = int(np.flatnonzero(~np.isfinite(matrix[row]))[0])
+        value = matrix[row, column]
+        return NotFiniteError(f"{where}: {place}, column {kept[column]} is {value}, expected a finite weight")
+    if verdict == kernel.ABOVE_DIAGONAL:
+        row, column = (int(i[0]) for i in np.nonzero(np.triu(matrix, 1)))
+        value = matrix[row, column]
+        return NotCausalError(
+            f"{where}: row {kept[row]}, column {kept[column]} is {value:.3g}, expected 0 above the diagonal of a causal map"
+        )
+    total = float(matrix[row].sum())
+    wrong_sum = f"{where}: {place} sums to {total:.4g}, expected 1 +- {tolerance:g}"
+    if verdict == kernel.NEGATIVE or not 0 <= matrix.min() <= matrix.max() <= 1 + tolerance:
+        flat = np.flatnonzero((matrix < 0) | (matrix > 1 + tolerance))
+        r, c = divmod(int(flat[0]), len(kept))
+        bad = f"row {kept[r]}, column {kept[c]} is {matrix[r, c]:.4g}"
+        if abs(total - 1) <= tolerance:
+            return NegativeAttentionError(f"{where}: {bad}, expected a weight from 0 to 1")
+        return LogitsError(f"{wrong_sum}, and {bad}: scores from before the softmax were sent? Expected weights")
+    if len(kept) > 1 and np.abs(matrix.sum(axis=0) - 1).max() <= tolerance:
+        return TransposedError(f"{wrong_sum}, while every column does: transposed? Expected queries as rows")
+    if len(kept) < maps.length:
+        hint = "; attention to tokens declared as padding is missing from it"
+    elif total == 0:
+        hint = "; an empty row is a padded query? Declare valid_length or mask"
+    else:
+        hint = "; taken with dropout on, averaged or cut?"
+    return RowSumError(wrong_sum + hint)
