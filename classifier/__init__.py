@@ -1,0 +1,33 @@
+"""Classifies transformer self-attention maps by pattern and measures what their heads attend to."""
+
+from classifier.attention_map import DataType
+from classifier.bundle import ModelBundle
+from classifier.classification import Classification, PatternClassifier, Prediction
+from classifier.errors import (
+    AttentionPatternsError,
+    BundleError,
+    InvalidAttentionError,
+    InvalidDeclarationError,
+    ServerError,
+    SourceError,
+)
+from classifier.measures import AttentionTo, Evidence
+from classifier.patterns import PATTERNS, Pattern
+
+__all__ = [
+    "PATTERNS",
+    "AttentionPatternsError",
+    "AttentionTo",
+    "BundleError",
+    "Classification",
+    "DataType",
+    "Evidence",
+    "InvalidAttentionError",
+    "InvalidDeclarationError",
+    "ModelBundle",
+    "Pattern",
+    "PatternClassifier",
+    "Prediction",
+    "ServerError",
+    "SourceError",
+]

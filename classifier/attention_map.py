@@ -38,6 +38,7 @@ class AttentionMaps:
         leading: the axes before the last two as the caller gave them; their product is the number of maps.
         names: what messages call the leading axes: ("layer", "head"), ("head",), ("map",) or ().
         first: index of the first entry of the first axis, for a part of a larger tensor.
+        indices: the caller's index of each map, where maps of one length were picked from a list.
     """
 
     values: NDArray[Any]
@@ -45,6 +46,7 @@ class AttentionMaps:
     leading: tuple[int, ...]
     names: tuple[str, ...]
     first: int = 0
+    indices: tuple[int, ...] | None = None
 
     @property
     def length(self) -> int:
@@ -53,15 +55,13 @@ class AttentionMaps:
 
     def where(self, index: int) -> str:
         """The name of a map in messages: "attention[layer 3, head 7]"."""
+        if self.indices is not None:
+            return f"maps[{self.indices[index]}]"
         place = [int(i) for i in np.unravel_index(index, self.leading)] if self.leading else []
         if place:
             place[0] += self.first
         inner = ", ".join(f"{name} {i}" for name, i in zip(self.names, place, strict=True))
         return f"attention[{inner}]" if inner else "attention"
-
-    def decoded(self, index: int) -> NDArray[np.float64]:
-        """One map [L, L] as float64, for messages and small gathers."""
-        return decode(self.values[index], self.data_type)
 
 
 def decode(values: NDArray[Any], data_type: DataType) -> NDArray[np.float64]:

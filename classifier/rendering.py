@@ -8,13 +8,22 @@ c L // S to (c + 1) L // S - 1. With v = 2.5 / L, the least weight that the anno
 2. maximum of the cell over the maximum of the map: what an annotator sees.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from classifier import kernel
-from classifier.attention_map import ROW_SUM_TOLERANCE, AttentionMaps, DataType, Declaration, decode
+from classifier.attention_map import (
+    ROW_SUM_TOLERANCE,
+    AttentionMaps,
+    DataType,
+    Declaration,
+    decode,
+    read_attention,
+    read_declaration,
+)
 from classifier.errors import (
     InvalidAttentionError,
     LogitsError,
@@ -48,6 +57,13 @@ class Survey:
     causal: NDArray[np.bool_]
     stripes: NDArray[np.bool_]
     measures: NDArray[np.float64]
+
+    @classmethod
+    def joined(cls, parts: Sequence["Survey"]) -> "Survey":
+        """One survey of several over consecutive maps."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 def survey(maps: AttentionMaps, declaration: Declaration, *, image_size: int, begin: int, end: int) -> Survey:
@@ -89,6 +105,17 @@ def survey(maps: AttentionMaps, declaration: Declaration, *, image_size: int, be
     for n in np.flatnonzero(verdicts[:, 0] != kernel.OK)[:1]:
         raise _complaint(maps, declaration, begin + int(n), *(int(v) for v in verdicts[n]))
     return seen
+
+
+def render(attention: ArrayLike, *, image_size: int, data_type: str | None = None) -> NDArray[np.uint8]:
+    """Images uint8 [maps, 3, size, size] of maps [L, L], [heads, L, L] or [layers, heads, L, L], without padding.
+
+    Raises:
+        InvalidAttentionError: the array is not a self-attention map; subclasses say why.
+    """
+    maps = read_attention(attention, data_type)
+    whole = read_declaration(maps.length)
+    return survey(maps, whole, image_size=image_size, begin=0, end=len(maps.values)).images
 
 
 def _complaint(

@@ -1,0 +1,37 @@
+"""The net at work: images in, probabilities out, by onnxruntime."""
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from classifier.bundle import ModelBundle
+from classifier.errors import BundleError
+from classifier.patterns import PATTERNS
+from classifier.rendering import CHANNELS
+
+
+class NetSession:
+    """One loaded net. ``probabilities`` may be called by several threads at once, each using one core."""
+
+    def __init__(self, bundle: ModelBundle) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # callers run side by side instead, so that rendering and inference overlap
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(bundle.model_path), options, providers=["CPUExecutionProvider"]
+            )
+            self._probe(bundle.image_size)
+        except Exception as error:  # onnxruntime raises its own kinds, derived from nothing common
+            raise BundleError(f"{bundle.model_path} cannot be run: {error}") from error
+
+    def _probe(self, size: int) -> None:
+        shape = self.probabilities(np.zeros((1, CHANNELS, size, size), np.uint8)).shape
+        if shape != (1, len(PATTERNS)):
+            raise ValueError(f"the net answers shape {shape}, expected {(1, len(PATTERNS))}")
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities [maps, 5], float32, of images uint8 [maps, 3, size, size]."""
+        (output,) = self._session.run(["probabilities"], {"images": images})
+        return np.asarray(output, np.float32)
