@@ -150,7 +150,7 @@ class Declaration:
         tokens: the kept tokens, or None.
         groups: token groups, special tokens first.
         segments: segment id of each kept token, int64 [length], or None when not declared.
-        causal: True, False, or None to detect it head by head.
+        causal: True, False, or None to find it layer by layer.
         warnings: sentences for the caller.
     """
 

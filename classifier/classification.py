@@ -24,7 +24,7 @@ from classifier.bundle import ModelBundle
 from classifier.errors import InvalidDeclarationError, ShapeError
 from classifier.measures import AttentionTo, Evidence, attention_to, evidence
 from classifier.patterns import PATTERNS, Pattern
-from classifier.rendering import Survey, survey
+from classifier.rendering import Survey, find_causal, survey
 from classifier.session import NetSession
 
 CHUNK = 36  # maps rendered and classified at a time: their images stay in the second-level cache
@@ -41,7 +41,7 @@ class Classification:
         probabilities: what the net said, float32, leading axes + [5], in the order of ``Pattern``; they sum to 1.
         margin: difference of the two highest probabilities, float32, leading axes.
         overruled: where the answer is not the net's first: Block on an input declared as one segment; bool, leading axes.
-        causal: where the map is causal, as declared or, head by head, as found; bool, leading axes.
+        causal: where the map is causal, as declared or, layer by layer, as found; bool, leading axes.
         evidence: the pattern's elements, measured from the matrix.
         attention_to: token group -> measures of the attention to it.
         length: tokens, padding not counted.
@@ -121,7 +121,7 @@ class PatternClassifier:
             segments: lengths that sum to L, or one id a token. One segment never gets the answer Block.
             valid_length: the tokens before right-hand padding; the rest is cropped.
             mask: [L] of 0 (padding) and 1, for padding anywhere; instead of ``valid_length``.
-            causal: True or False as declared, None to detect it head by head (nothing above the diagonal).
+            causal: True or False, or None to find it layer by layer: causal where no head has anything above the diagonal.
             data_type: "bfloat16" when ``attention`` is uint16 holding its bits.
             first_layer: the index of the first layer, for messages, when a tensor comes in parts.
 
@@ -211,9 +211,11 @@ class PatternClassifier:
     ) -> tuple[Survey, NDArray[np.float32]]:
         """Runs kernel and net over chunks of maps, side by side on the cores."""
 
+        causal = find_causal(maps, declaration)
+
         def chunk(bounds: tuple[int, int]) -> tuple[Survey, NDArray[np.float32]]:
             begin, end = bounds
-            seen = survey(maps, declaration, image_size=self.bundle.image_size, begin=begin, end=end)
+            seen = survey(maps, declaration, causal, image_size=self.bundle.image_size, begin=begin, end=end)
             return seen, self._session.probabilities(seen.images)
 
         count = len(maps.values)

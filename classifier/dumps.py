@@ -1,15 +1,16 @@
 """Dumped attention: .npz, .npy and .safetensors files, and folders of them.
 
 ``attention`` is [L, L], [heads, L, L] or [layers, heads, L, L]; with five axes, [inputs, layers, heads, L, L], a file
-holds many inputs. In .npz and .safetensors it may be joined by ``tokens`` (strings; in .safetensors a JSON list in the
-metadata), ``segments``, ``valid_length`` or ``mask`` and ``causal``, each with a leading inputs axis where the attention
-has one (``causal`` may do without). Nothing is ever unpickled.
+holds many inputs. In .npz and .safetensors it may be joined by ``tokens`` (strings; in .safetensors a JSON list in
+the metadata), ``segments``, ``valid_length`` or ``mask`` and ``causal``, each with a leading inputs axis where the
+attention has one (``causal`` may do without). Nothing is ever unpickled.
 """
 
 import json
+import operator
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize, safe_open
 
 from classifier.errors import SourceError
-from classifier.labelling import FailedInput, LabelInput
+from classifier.label_input import FailedInput, LabelInput
 
 _DECLARED = ("segments", "valid_length", "mask", "causal")
 _MANY = 5  # axes of a file of many inputs
@@ -113,38 +114,45 @@ def _inputs(file: DumpFile) -> Iterator[LabelInput]:
 
 
 def _declarations(declared: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """The keywords of ``LabelInput``: scalars as Python's own, strings as a list."""
-    scalars = {"valid_length": int, "causal": bool}
-    found: dict[str, Any] = {}
-    for name, values in declared.items():
-        if name == "tokens" and values.dtype.kind != "U":
-            raise SourceError(f"tokens has dtype {values.dtype}, expected strings (numpy <U)")
-        found[name] = scalars[name](np.asarray(values).item()) if name in scalars else values
-    return found | ({"tokens": declared["tokens"].tolist()} if "tokens" in declared else {})
+    """The keywords of ``LabelInput``, by name: Python's own integer, truth and strings."""
+    convert: dict[str, Callable[[Any], Any]] = {
+        "tokens": _strings,
+        "valid_length": lambda values: operator.index(values.item()),
+        "causal": lambda values: bool(values.item()),
+    }
+    return {name: convert.get(name, np.asarray)(np.asarray(values)) for name, values in declared.items()}
+
+
+def _strings(values: NDArray[Any]) -> list[str]:
+    if values.dtype.kind != "U":
+        raise SourceError(f"tokens has dtype {values.dtype}, expected strings (numpy <U)")
+    return [str(value) for value in values]
 
 
 def _required(names: Iterable[str], path: Path) -> None:
     held = sorted(names)
     if "attention" not in held:
-        raise SourceError(f"{path} holds no 'attention', expected it beside or instead of {', '.join(held)[:80] or '-'}")
+        raise SourceError(
+            f"{path} holds no 'attention', expected it beside or instead of {', '.join(held)[:80] or '-'}"
+        )
 
 
 @contextmanager
 def _npy(path: Path) -> Iterator[_Stored]:
-    values = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(values, np.ndarray):
-        raise SourceError(f"{path} holds an archive, expected one array; name it .npz")
+    values = np.lib.format.open_memmap(path, mode="r")
     yield _Stored(values.shape, values, {})
 
 
 @contextmanager
 def _npz(path: Path) -> Iterator[_Stored]:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as stream:  # numpy leaves a file open that it opened itself and cannot read
+        archive = np.load(stream, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise SourceError(f"{path} holds a single array, expected an archive; name it .npy")
+            raise SourceError(f"{path} cannot be read as .npz: it holds a single array, not an archive")
         _required(archive, path)
+        declared = {name: archive[name] for name in ("tokens", *_DECLARED) if name in archive}
         attention = archive["attention"]
-        yield _Stored(attention.shape, attention, {k: archive[k] for k in ("tokens", *_DECLARED) if k in archive})
+        yield _Stored(attention.shape, attention, declared)
 
 
 @contextmanager
@@ -164,8 +172,12 @@ def _safetensors(path: Path) -> Iterator[_Stored]:
 
 def _bfloat16_bits(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint16]:
     """The attention of a file as uint16: safetensors reads no bfloat16 into numpy, which has no such type."""
-    tensors = dict(deserialize(path.read_bytes()))
+    tensors = dict(deserialize(path.read_bytes()))  # type: ignore[no-untyped-call]
     return np.frombuffer(tensors["attention"]["data"], "<u2").reshape(shape)
 
 
-_READERS: dict[str, Any] = {".npz": _npz, ".npy": _npy, ".safetensors": _safetensors}
+_READERS: dict[str, Callable[[Path], AbstractContextManager[_Stored]]] = {
+    ".npz": _npz,
+    ".npy": _npy,
+    ".safetensors": _safetensors,
+}

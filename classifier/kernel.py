@@ -154,20 +154,33 @@ def _stripes_and_lines(
 
 
 @_compiled  # type: ignore[untyped-decorator]
+def nothing_above(values: Any, start: int, length: int, empty: Any) -> None:
+    """Writes to ``empty``, bool [maps], where no value stands above the diagonal; stops at the first that does."""
+    for n in range(len(values)):
+        empty[n] = True
+        for i in range(start, start + length - 1):
+            found = 0
+            for j in range(i + 1, start + length):
+                found += values[n, i, j] != 0
+            if found > 0:
+                empty[n] = False
+                break
+
+
+@_compiled  # type: ignore[untyped-decorator]
 def survey(
     values: Any,
     start: int,
     length: int,
     encoding: int,
     tolerance: float,
-    declared_causal: int,
     segments: Any,
     row: Any,
     bits: Any,
+    causal: Any,
     images: Any,
     verdicts: Any,
     column_sums: Any,
-    causal: Any,
     stripes: Any,
     measures: Any,
 ) -> None:
@@ -179,14 +192,13 @@ def survey(
         length: tokens kept, at least 1.
         encoding: FLOAT, FLOAT16 or BFLOAT16: how ``values`` are read.
         tolerance: how far a row sum may be from 1.
-        declared_causal: 1 yes, 0 no, -1 detect.
         segments: int64 [length], the segment of each token.
         row: [length] buffer, float64 for float64 values and float32 for all others.
         bits: the same memory as uint32 (unused for float64).
+        causal: bool [maps]: where an entry above the diagonal is refused and columns are reached by few rows.
         images: uint8 [maps, 3, size, size], written.
         verdicts: int64 [maps, 2], written: verdict and the first offending row.
         column_sums: float64 [maps, length], written.
-        causal: bool [maps], written.
         stripes: bool [maps, length], written.
         measures: float64 [maps, 7], written: visible, stripe, line, stripe-or-line and segment mass as fractions of
             all attention, mean row entropy in nats, offset of the heaviest line (0 where there is none).
@@ -264,8 +276,7 @@ def survey(
         if verdicts[n, 0] != OK:
             continue
         row_start[length] = found
-        causal[n] = declared_causal == 1 or (declared_causal == -1 and above == 0 and length > 1)
-        if declared_causal == 1 and above > 0:
+        if causal[n] and above > 0:
             verdicts[n, 0] = ABOVE_DIAGONAL
             continue
         _paint(images[n], cell_max, cell_sum, bounds, np.float32(2.5 / length))

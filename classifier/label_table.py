@@ -87,13 +87,10 @@ def head_rows(
         "warnings": [*warnings, *result.warnings],
         "model": result.model,
     }
-    return pa.record_batch(
-        [
-            columns[field.name] if field.name in columns else pa.repeat(pa.scalar(same[field.name], field.type), layers * heads)
-            for field in SCHEMA
-        ],
-        schema=SCHEMA,
-    )
+    for field in SCHEMA:
+        if field.name not in columns:
+            columns[field.name] = pa.repeat(pa.scalar(same[field.name], field.type), layers * heads)
+    return pa.record_batch([columns[field.name] for field in SCHEMA], schema=SCHEMA)
 
 
 def _patterns(result: Classification) -> pa.DictionaryArray:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from classifier.classification import Classification
 from classifier.errors import AttentionPatternsError
+from classifier.label_input import FailedInput, LabelInput
 from classifier.label_table import head_rows, table_schema
 from classifier.patterns import PATTERNS
 
@@ -40,40 +41,6 @@ class Classifier(Protocol):
         data_type: str | None = None,
     ) -> Classification:
         """As ``PatternClassifier.classify``."""
-
-
-@dataclass(frozen=True)
-class LabelInput:
-    """One input of the run; what is not described here is as ``PatternClassifier.classify`` takes it.
-
-    Attributes:
-        input_id: names the input in the table and in messages.
-        part: "encoder" or "decoder", None where the source does not tell.
-        warnings: sentences of the source, written beside those of the classifier.
-        progress: how much of its file or text the input makes up, 0 to 1.
-    """
-
-    input_id: str
-    attention: ArrayLike
-    part: str | None = None
-    tokens: Sequence[str] | None = None
-    segments: ArrayLike | None = None
-    valid_length: int | None = None
-    mask: ArrayLike | None = None
-    causal: bool | None = None
-    data_type: str | None = None
-    warnings: tuple[str, ...] = ()
-    progress: float = 1.0
-
-
-@dataclass(frozen=True)
-class FailedInput:
-    """An input that could not be read or classified, in place of its answer; attributes as those of ``LabelInput``."""
-
-    input_id: str
-    error: AttentionPatternsError
-    part: str | None = None
-    progress: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +89,7 @@ def label(
     classifier: Classifier,
     output: Path,
     rendering_version: int | None = None,
-    on_progress: Callable[[float, int], None] = lambda progress, maps: None,
+    on_progress: Callable[[float, int], None] = lambda _progress, _maps: None,
 ) -> LabelSummary:
     """Labels all inputs in order and writes ``output``, which appears under its name only when whole.
 
@@ -166,9 +133,7 @@ def _answers(
             yield waiting.popleft().result()
 
 
-def _answer(
-    one: LabelInput | FailedInput, classifier: Classifier
-) -> tuple[LabelInput, Classification] | FailedInput:
+def _answer(one: LabelInput | FailedInput, classifier: Classifier) -> tuple[LabelInput, Classification] | FailedInput:
     if isinstance(one, FailedInput):
         return one
     try:

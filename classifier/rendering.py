@@ -10,6 +10,7 @@ c L // S to (c + 1) L // S - 1. With v = 2.5 / L, the least weight that the anno
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -66,39 +67,67 @@ class Survey:
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def survey(maps: AttentionMaps, declaration: Declaration, *, image_size: int, begin: int, end: int) -> Survey:
-    """Checks, renders and measures maps ``begin`` to ``end - 1`` in one pass.
+def find_causal(maps: AttentionMaps, declaration: Declaration) -> NDArray[np.bool_]:
+    """Which maps are causal, bool [maps]: as declared, or layer by layer where no head has anything above the diagonal.
+
+    A single head that attends to the previous token can lose all of its upper triangle in float16, a layer does not.
+    """
+    count = len(maps.values)
+    if declaration.causal is not None or declaration.length == 1:
+        return np.full(count, bool(declaration.causal))
+    values, start = _kept_values(maps.values, declaration)
+    empty = np.empty(count, np.bool_)
+    kernel.nothing_above(values, start, declaration.length, empty)
+    heads = maps.leading[-1] if maps.names[-1:] == ("head",) else 1
+    return np.repeat(empty.reshape(-1, heads).all(axis=1), heads)
+
+
+def _kept_values(values: NDArray[Any], declaration: Declaration) -> tuple[NDArray[Any], int]:
+    """Values in which the kept tokens stand together, and where they start; copies only for a mask with holes."""
+    start, kept = int(declaration.kept[0]), declaration.kept
+    if kept[-1] - start + 1 == len(kept):
+        return values, start
+    return np.ascontiguousarray(values[:, kept][:, :, kept]), 0
+
+
+def survey(
+    maps: AttentionMaps,
+    declaration: Declaration,
+    causal: NDArray[np.bool_],
+    *,
+    image_size: int,
+    begin: int,
+    end: int,
+) -> Survey:
+    """Checks, renders and measures maps ``begin`` to ``end - 1`` in one pass; ``causal`` is that of all maps.
 
     Raises:
         InvalidAttentionError: its subclasses name the map, row, value and what was expected.
     """
     count, length = end - begin, declaration.length
-    values, start = maps.values[begin:end], int(declaration.kept[0])
-    if declaration.kept[-1] - start + 1 != length:  # a mask with holes
-        values, start = values[:, declaration.kept][:, :, declaration.kept], 0
+    values, start = _kept_values(maps.values[begin:end], declaration)
     row = np.empty(length, np.float64 if maps.data_type is DataType.FLOAT64 else np.float32)
     seen = Survey(
         images=np.empty((count, CHANNELS, image_size, image_size), np.uint8),
         column_sums=np.empty((count, length)),
-        causal=np.empty(count, np.bool_),
+        causal=causal[begin:end],
         stripes=np.empty((count, length), np.bool_),
         measures=np.empty((count, 7)),
     )
     verdicts = np.empty((count, 2), np.int64)
     kernel.survey(
-        np.ascontiguousarray(values),
+        values,
         start,
         length,
         _ENCODINGS.get(maps.data_type, kernel.FLOAT),
         ROW_SUM_TOLERANCE[maps.data_type],
-        -1 if declaration.causal is None else int(declaration.causal),
         np.zeros(length, np.int64) if declaration.segments is None else declaration.segments,
         row,
         row.view(np.uint32),
+        seen.causal,
         seen.images,
         verdicts,
         seen.column_sums,
-        seen.causal,
         seen.stripes,
         seen.measures,
     )
@@ -115,7 +144,8 @@ def render(attention: ArrayLike, *, image_size: int, data_type: str | None = Non
     """
     maps = read_attention(attention, data_type)
     whole = read_declaration(maps.length)
-    return survey(maps, whole, image_size=image_size, begin=0, end=len(maps.values)).images
+    causal = find_causal(maps, whole)
+    return survey(maps, whole, causal, image_size=image_size, begin=0, end=len(maps.values)).images
 
 
 def _complaint(
@@ -138,13 +168,14 @@ def _complaint(
         )
     total = float(matrix[row].sum())
     wrong_sum = f"{where}: {place} sums to {total:.4g}, expected 1 +- {tolerance:g}"
-    if verdict == kernel.NEGATIVE or not 0 <= matrix.min() <= matrix.max() <= 1 + tolerance:
-        flat = np.flatnonzero((matrix < 0) | (matrix > 1 + tolerance))
-        r, c = divmod(int(flat[0]), len(kept))
+    outside = np.flatnonzero((matrix < 0) | (matrix > 1 + tolerance))
+    if outside.size:
+        r, c = divmod(int(outside[0]), len(kept))
         bad = f"row {kept[r]}, column {kept[c]} is {matrix[r, c]:.4g}"
-        if abs(total - 1) <= tolerance:
+        if np.median(np.abs(matrix.sum(axis=1) - 1)) > tolerance:  # not one slip: most rows are no distribution
+            return LogitsError(f"{wrong_sum}, and {bad}: scores from before the softmax were sent? Expected weights")
+        if matrix[r, c] < 0:
             return NegativeAttentionError(f"{where}: {bad}, expected a weight from 0 to 1")
-        return LogitsError(f"{wrong_sum}, and {bad}: scores from before the softmax were sent? Expected weights")
     if len(kept) > 1 and np.abs(matrix.sum(axis=0) - 1).max() <= tolerance:
         return TransposedError(f"{wrong_sum}, while every column does: transposed? Expected queries as rows")
     if len(kept) < maps.length:

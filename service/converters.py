@@ -1,13 +1,15 @@
-"""All translation between messages and the library's types, as pairs: one writes what the other reads."""
+"""All translation between messages and the library's types, in pairs: one writes what the other reads."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from google.protobuf.message import Message
+from numpy.typing import DTypeLike, NDArray
 
 from classifier.attention_map import AttentionMaps, DataType, Declaration, read_attention, read_declaration
 from classifier.bundle import ModelBundle
@@ -23,49 +25,345 @@ from classifier.errors import (
 )
 from classifier.measures import AttentionTo, Evidence
 from classifier.patterns import PATTERNS, Pattern
+from classifier.special_tokens import is_special
 from service.errors import Failure
+from service.parts import SentMaps
 from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 
 LONGEST_REQUEST_ID = 256  # characters
-_UINT32 = 2**32
+_UINT32_END = 2**32
 
-_STORED = {
+_STORED: dict[int, tuple[DataType, np.dtype[Any]]] = {
     pb.DATA_TYPE_FLOAT64: (DataType.FLOAT64, np.dtype("<f8")),
     pb.DATA_TYPE_FLOAT32: (DataType.FLOAT32, np.dtype("<f4")),
     pb.DATA_TYPE_FLOAT16: (DataType.FLOAT16, np.dtype("<f2")),
     pb.DATA_TYPE_BFLOAT16: (DataType.BFLOAT16, np.dtype("<u2")),
 }
-_DATA_TYPES = {stored: number for number, (stored, _) in _STORED.items()}
-_CAUSAL = {
+_DATA_TYPES = {stored: pb.DataType.Name(number) for number, (stored, _) in _STORED.items()}
+_CAUSAL: dict[int, bool | None] = {
     pb.CAUSALITY_UNSPECIFIED: None,
     pb.CAUSALITY_CAUSAL: True,
     pb.CAUSALITY_BIDIRECTIONAL: False,
 }
-_CAUSALITIES = {causal: number for number, causal in _CAUSAL.items()}
-# Numbers of the enum, in the order of PATTERNS.
-_PATTERN_NUMBERS = [pb.Pattern.Value(f"PATTERN_{pattern.name}") for pattern in PATTERNS]
-_NUMBER_OF = {str(pattern): number for pattern, number in zip(PATTERNS, _PATTERN_NUMBERS, strict=True)}
-_NAME_OF = {number: name for name, number in _NUMBER_OF.items()}
+_CAUSALITIES = {causal: pb.Causality.Name(number) for number, causal in _CAUSAL.items()}
+_PATTERN_OF = {pb.Pattern.Value(f"PATTERN_{pattern.name}"): pattern for pattern in PATTERNS}
+_NUMBER_OF = {str(pattern): number for number, pattern in _PATTERN_OF.items()}
 _NAME_TYPE = np.array(list(_NUMBER_OF)).dtype
+_MASSES = ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "row_entropy")
+_RATIOS = ("share", "max_token_share", "baseline", "share_from_outside", "share_from_inside")
+_Message = TypeVar("_Message", bound=Message)
+
+
+def declared_request(declaration: Declaration, *, length: int) -> pb.ClassifyHeadsRequest:
+    """A request for maps of ``length`` tokens that holds all but the maps.
+
+    Raises:
+        InvalidDeclarationError: a name is not Unicode, which a message cannot hold.
+    """
+    kept, tokens, segments = declaration.kept, declaration.tokens or (), declaration.segments
+    padded = len(kept) < length
+    prefix = int(kept[-1]) == len(kept) - 1
+    groups = [group for group in declaration.groups if not (is_special(group.name) and group.name in tokens)]
+    try:
+        return pb.ClassifyHeadsRequest(
+            tokens=tokens,
+            token_groups=[pb.TokenGroup(name=g.name, positions=kept[g.positions].tolist()) for g in groups],
+            segment_ids=() if segments is None else np.unique(segments, return_inverse=True)[1].tolist(),
+            valid_length=len(kept) if padded and prefix else 0,
+            mask=np.isin(np.arange(length), kept).tolist() if padded and not prefix else (),
+            causality=_CAUSALITIES[declaration.causal],
+        )
+    except UnicodeEncodeError as error:
+        raise InvalidDeclarationError(f"tokens or names of token groups are not Unicode: {error}") from error
+
+
+def request_of(
+    maps: SentMaps, declared: pb.ClassifyHeadsRequest, *, causal: bool | None = None
+) -> pb.StreamClassifyHeadsRequest:
+    """The request to classify ``maps``, made of ``declared``; a call of its own takes its ``request``.
+
+    ``causal`` is what was found of these maps where a layer is split, so that its parts do not each find their own.
+    """
+    firsts = {name: axis[0] for name, axis in zip(maps.names, maps.axes, strict=True)}
+    message = pb.StreamClassifyHeadsRequest()
+    message.request.CopyFrom(declared)
+    if causal is not None:
+        message.request.MergeFrom(pb.ClassifyHeadsRequest(causality=_CAUSALITIES[causal]))
+    message.request.first_layer = firsts.get("layer", 0)
+    message.request.first_head = firsts.get("head", 0)
+    tensor = message.request.attention  # written in place: a submessage that is passed is copied
+    tensor.MergeFrom(pb.Tensor(data_type=_DATA_TYPES[maps.data_type], shape=[*maps.leading, maps.length, maps.length]))
+    tensor.data = maps.values.tobytes()
+    return message
+
+
+def maps_of(request: pb.ClassifyHeadsRequest) -> SentMaps:
+    """The maps that a request asks to classify, on the memory of its tensor unless layers or heads are selected.
+
+    Raises:
+        ShapeError, DataTypeError: the tensor is damaged or not self-attention.
+        SelectionError: a layer or head is not there, or named twice.
+        InvalidDeclarationError: an index does not fit into 32 bits, or the request id is too long.
+    """
+    if len(request.request_id) > LONGEST_REQUEST_ID:
+        raise InvalidDeclarationError(
+            f"request_id has {len(request.request_id)} characters, expected at most {LONGEST_REQUEST_ID}"
+        )
+    read = _read_tensor(request.attention, first_layer=request.first_layer)
+    maps = SentMaps.of(read, first_head=request.first_head)
+    for name, axis in zip(maps.names, maps.axes, strict=True):
+        if axis[-1] >= _UINT32_END:
+            raise InvalidDeclarationError(f"the last {name} has index {axis[-1]}, expected less than {_UINT32_END}")
+    return _selected(maps, {"layer": list(request.layers), "head": list(request.heads)})
+
+
+def _read_tensor(tensor: pb.Tensor, *, first_layer: int) -> AttentionMaps:
+    """The values on the memory of one copy of ``data``: each access of a bytes field makes another."""
+    if tensor.data_type not in _STORED:
+        expected = ", ".join(pb.DataType.Name(number) for number in _STORED)
+        raise DataTypeError(f"attention.data_type is {tensor.data_type}, expected one of {expected}")
+    (stored, dtype), shape, data = _STORED[tensor.data_type], list(tensor.shape), tensor.data
+    size = math.prod(shape) * dtype.itemsize
+    if size == 0 or size != len(data):
+        raise ShapeError(
+            f"attention has shape {shape!r:.80} of {stored} and {len(data)} bytes of data, expected "
+            f"{f'{size} bytes' if size else 'at least one map of one token'}"
+        )
+    try:
+        array = np.frombuffer(data, dtype).reshape(shape)
+    except ValueError as error:  # more axes than numpy knows
+        raise ShapeError(f"attention has shape {shape!r:.80}: {error}") from error
+    return read_attention(array, stored, first_layer=first_layer)
+
+
+def _selected(maps: SentMaps, wanted: Mapping[str, list[int]]) -> SentMaps:
+    axes = dict(zip(maps.names, maps.axes, strict=True))
+    for name, indices in wanted.items():
+        there = axes.get(name, ())
+        if len(set(indices)) < len(indices) or not set(indices) <= set(there):
+            expected = f"{there[0]} to {there[-1]}, each once" if there else f"none: the tensor has no {name} axis"
+            raise SelectionError(f"{name}s {indices!r:.80} are selected, expected {expected}")
+    if not any(wanted.values()):
+        return maps
+    return maps.picked(*([i - axis[0] for i in wanted[name]] or slice(None) for name, axis in axes.items()))
+
+
+def declaration_of(request: pb.ClassifyHeadsRequest, length: int) -> Declaration:
+    """What a request declares of its maps of ``length`` tokens.
+
+    Raises:
+        InvalidDeclarationError: a declaration does not fit the maps or another declaration.
+    """
+    groups = {group.name: list(group.positions) for group in request.token_groups}
+    if len(groups) < len(request.token_groups):
+        raise TokenGroupsError(
+            f"{len(request.token_groups)} token groups have {len(groups)} names, expected unique ones"
+        )
+    if request.causality not in _CAUSAL:
+        raise InvalidDeclarationError(f"causality is {request.causality}, expected 0, 1 or 2")
+    return read_declaration(
+        length,
+        tokens=list(request.tokens) or None,
+        token_groups=groups,
+        segments=_segments_of(request, length),
+        valid_length=request.valid_length or None,
+        mask=list(request.mask) or None,
+        causal=_CAUSAL[request.causality],
+    )
+
+
+def _segments_of(request: pb.ClassifyHeadsRequest, length: int) -> NDArray[np.int64] | None:
+    """The segment of each token: the library, which takes lengths and ids in one argument, would have to guess."""
+    lengths, ids = list(request.segment_lengths), list(request.segment_ids)
+    kept = request.valid_length or sum(request.mask) or length
+    if lengths and ids:
+        raise SegmentsError("segment_lengths and segment_ids are both declared, expected one of them")
+    if lengths and (0 in lengths or sum(lengths) not in (length, kept)):
+        raise SegmentsError(
+            f"segment_lengths is {lengths!r:.80} (sum {sum(lengths)}), expected lengths from 1 up that sum to {kept}"
+        )
+    if ids and len(ids) not in (length, kept):
+        raise SegmentsError(f"{len(ids)} segment_ids are declared, expected one for each of {kept} tokens")
+    if not (lengths or ids):
+        return None
+    return np.array(ids) if ids else np.repeat(np.arange(len(lengths)), lengths)
+
+
+def response_of(
+    result: Classification, *, maps: SentMaps, bundle: ModelBundle, request_id: str
+) -> pb.ClassifyHeadsResponse:
+    """The answer that holds ``result`` of ``maps``."""
+    groups = result.attention_to
+    columns = {
+        **dict(zip(maps.names, zip(*product(*maps.axes), strict=True), strict=False)),  # a lone map has no axes
+        "pattern": [_NUMBER_OF[name] for name in _flat(result.patterns)],
+        "probabilities": result.probabilities.reshape(-1, len(PATTERNS)).tolist(),
+        **{name: _flat(getattr(result, name)) for name in ("margin", "overruled", "causal")},
+        "evidence": _evidence_messages(result.evidence, maps.length),
+    }
+    if groups:
+        columns["attention_to"] = list(zip(*map(_attention_to_messages, groups, groups.values()), strict=True))
+    return pb.ClassifyHeadsResponse(
+        request_id=request_id,
+        model_name=bundle.name,
+        model_version=bundle.version,
+        rendering_version=bundle.rendering_version,
+        warnings=result.warnings,
+        length=result.length,
+        too_short=result.too_short,
+        groups=[pb.TokenGroupPositions(name=n, positions=group.positions.tolist()) for n, group in groups.items()],
+        heads=_messages(pb.HeadResult, columns),
+    )
+
+
+def classification_of(
+    responses: Sequence[pb.ClassifyHeadsResponse], *, leading: tuple[int, ...], length: int
+) -> Classification:
+    """The result that the answers to all parts of a tensor hold.
+
+    Args:
+        responses: in the order of the parts, at least one.
+        leading: the axes of the tensor before the last two.
+        length: tokens, padding included.
+
+    Raises:
+        ServerError: the answers are not those to this tensor.
+    """
+    first, heads = responses[0], [head for response in responses for head in response.heads]
+    if len(heads) != math.prod(leading):
+        raise ServerError(f"the server answered for {len(heads)} heads, expected {math.prod(leading)}")
+    return Classification(
+        patterns=np.array([_PATTERN_OF[head.pattern] for head in heads], _NAME_TYPE).reshape(leading),
+        probabilities=np.array([list(head.probabilities) for head in heads], np.float32).reshape(*leading, -1),
+        margin=_column(heads, "margin", leading),
+        overruled=_column(heads, "overruled", leading, np.bool_),
+        causal=_column(heads, "causal", leading, np.bool_),
+        evidence=_evidence_of([head.evidence for head in heads], leading=leading, length=length),
+        attention_to=MappingProxyType(
+            {
+                group.name: _attention_to_of(group, [head.attention_to[number] for head in heads], leading)
+                for number, group in enumerate(first.groups)
+            }
+        ),
+        length=first.length,
+        too_short=first.too_short,
+        model=f"{first.model_name} {first.model_version}",
+        warnings=tuple(first.warnings),
+    )
+
+
+def _evidence_messages(evidence: Evidence, length: int) -> list[pb.Evidence]:
+    columns = {name: _flat(getattr(evidence, name)) for name in _MASSES}
+    columns["stripes"] = [np.flatnonzero(row).tolist() for row in evidence.stripes.reshape(-1, length)]
+    offsets = zip(_flat(evidence.line_offset), columns["line_mass"], strict=True)
+    columns["line_offset"] = [offset if mass else None for offset, mass in offsets]
+    if evidence.segment_mass is not None:
+        columns["segment_mass"] = _flat(evidence.segment_mass)
+    return _messages(pb.Evidence, columns)
+
+
+def _evidence_of(messages: Sequence[pb.Evidence], leading: tuple[int, ...], length: int) -> Evidence:
+    stripes = np.zeros((len(messages), length), np.bool_)
+    for row, message in zip(stripes, messages, strict=True):
+        row[list(message.stripes)] = True
+    declared = messages[0].HasField("segment_mass")
+    return Evidence(
+        **{name: _column(messages, name, leading) for name in _MASSES},
+        stripes=stripes.reshape(*leading, length),
+        line_offset=_column(messages, "line_offset", leading, np.int32),
+        segment_mass=_column(messages, "segment_mass", leading) if declared else None,
+    )
+
+
+def _attention_to_messages(name: str, group: AttentionTo) -> list[pb.AttentionTo]:
+    ratios = {ratio: _flat(getattr(group, ratio)) for ratio in _RATIOS}
+    return _messages(pb.AttentionTo, {"group": [name] * group.share.size, **ratios})
+
+
+def _attention_to_of(
+    group: pb.TokenGroupPositions, messages: Sequence[pb.AttentionTo], leading: tuple[int, ...]
+) -> AttentionTo:
+    positions = np.array(group.positions, np.int64)
+    return AttentionTo(positions, **{ratio: _column(messages, ratio, leading) for ratio in _RATIOS})
+
+
+def _flat(values: NDArray[Any]) -> list[Any]:
+    return list(values.ravel().tolist())
+
+
+def _messages(kind: Callable[..., _Message], columns: Mapping[str, Sequence[Any]]) -> list[_Message]:
+    """One message for each entry of the columns, which are named like its fields."""
+    return [kind(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+
+def _column(
+    messages: Iterable[Message], name: str, leading: tuple[int, ...], dtype: DTypeLike = np.float32
+) -> NDArray[Any]:
+    return np.array([getattr(message, name) for message in messages], dtype).reshape(leading)
+
+
+def stream_response_of(
+    request: pb.ClassifyHeadsRequest, outcome: pb.ClassifyHeadsResponse | Failure
+) -> pb.StreamClassifyHeadsResponse:
+    """The answer of a stream to one request."""
+    answer = pb.StreamClassifyHeadsResponse(
+        request_id=request.request_id[:LONGEST_REQUEST_ID],
+        first_layer=request.first_layer,
+        first_head=request.first_head,
+    )
+    if isinstance(outcome, Failure):
+        code: int = outcome.code.value[0]
+        answer.error.MergeFrom(pb.StreamError(code=code, reason=outcome.reason, message=outcome.message))
+    else:
+        answer.response.CopyFrom(outcome)
+    return answer
 
 
 @dataclass(frozen=True)
-class SentMaps(AttentionMaps):
-    """Maps of a request, which may be a part or a selection of a tensor.
+class ModelInfo:
+    """The model behind a server.
 
     Attributes:
-        axes: for each leading axis, the index of each of its entries in the whole tensor.
+        name: its name.
+        version: its version, semantic.
+        sha256: of the ONNX file, hexadecimal.
+        classes: the patterns in the order of probabilities.
+        image_size: pixels a side of the images it reads.
+        rendering_version: of the rendering it reads.
+        dataset_sha256: of the labels it was trained on, hexadecimal.
+        metrics: figure -> value, as measured when it was exported.
+        max_message_bytes: the largest message the server takes.
     """
 
-    axes: tuple[tuple[int, ...], ...] = ()
+    name: str
+    version: str
+    sha256: str
+    classes: tuple[Pattern, ...]
+    image_size: int
+    rendering_version: int
+    dataset_sha256: str
+    metrics: Mapping[str, float]
+    max_message_bytes: int
 
-    def indices_of(self, index: int) -> tuple[int, ...]:
-        """The indices of map ``index`` in the whole tensor, one for each leading axis."""
-        place = np.unravel_index(index, self.leading) if self.leading else ()
-        return tuple(axis[int(i)] for axis, i in zip(self.axes, place, strict=True))
 
-    def where(self, index: int) -> str:
-        """The name of a map in messages, by its indices in the whole tensor."""
-        places = zip(self.names, self.indices_of(index), strict=True)
-        inner = ", ".join(f"{name} {place}" for name, place in places)
-        return f"attention[{inner}]" if inner else "attention"
+_MODEL_FIELDS = ("name", "version", "sha256", "image_size", "rendering_version", "dataset_sha256")
+
+
+def model_response_of(bundle: ModelBundle, *, max_message_bytes: int) -> pb.GetModelResponse:
+    """The description of the model in ``bundle``."""
+    return pb.GetModelResponse(
+        **{name: getattr(bundle, name) for name in _MODEL_FIELDS},
+        classes=[pb.Pattern.Name(number) for number in _PATTERN_OF],
+        metrics=dict(bundle.metrics),
+        max_message_bytes=max_message_bytes,
+    )
+
+
+def model_info_of(response: pb.GetModelResponse) -> ModelInfo:
+    """The model that a server described."""
+    return ModelInfo(
+        **{name: getattr(response, name) for name in _MODEL_FIELDS},
+        classes=tuple(_PATTERN_OF[number] for number in response.classes),
+        metrics=MappingProxyType(dict(response.metrics)),
+        max_message_bytes=response.max_message_bytes,
+    )

@@ -91,7 +91,8 @@ def status_of(failure: Failure) -> grpc.Status:
     info = AnyMessage()
     info.Pack(ErrorInfo(domain=DOMAIN, reason=failure.reason))
     code: int = failure.code.value[0]
-    return rpc_status.to_status(Status(code=code, message=failure.message, details=[info]))
+    status: grpc.Status = rpc_status.to_status(Status(code=code, message=failure.message, details=[info]))
+    return status
 
 
 def error_of(reason: str, message: str, endpoint: str) -> errors.AttentionPatternsError:
@@ -105,11 +106,11 @@ def error_of_call(error: grpc.RpcError, endpoint: str) -> errors.AttentionPatter
     call = error if isinstance(error, grpc.Call) else None
     code = call.code() if call else grpc.StatusCode.UNKNOWN
     details = (call.details() if call else None) or str(error)
-    status = rpc_status.from_call(call) if call else None
-    for info in status.details if status else ():
-        told = ErrorInfo()
-        if info.Unpack(told) and told.domain == DOMAIN:
-            return error_of(told.reason, status.message, endpoint)
+    status: Status | None = rpc_status.from_call(call) if call else None
+    told = ErrorInfo()
+    for detail in status.details if status else ():
+        if detail.Unpack(told) and told.domain == DOMAIN:
+            return error_of(told.reason, details, endpoint)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return errors.MessageTooLargeError(f"server {endpoint} refused a message: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -168,8 +168,9 @@ def agreement(folder: Annotated[Path, typer.Option(help="the data set")] = DATA)
     names = [str(p) for p in PATTERNS]
     show(f"{len(table)} maps, {int((a != b).sum())} disputed")
     show(f"Cohen's kappa {cohen_kappa_score(a, b):.3f}")
-    show(f"Cohen's kappa {cohen_kappa_score(a[sure], b[sure]):.3f} on the {sure.sum()} maps without a second choice")
-    show(f"macro-F1 of one against the other {f1_score(a, b, labels=names, average='macro'):.3f}")
+    if sure.any():
+        show(f"Cohen's kappa {cohen_kappa_score(a[sure], b[sure]):.3f} on the {sure.sum()} maps without a second choice")
+    show(f"macro-F1 of one against the other {f1_score(a, b, labels=names, average='macro', zero_division=0):.3f}")
     show(pd.DataFrame(confusion_matrix(a, b, labels=names), index=names, columns=names))
 
 
