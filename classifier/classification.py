@@ -96,6 +96,12 @@ class PatternClassifier:
         """
         return cls(ModelBundle.read(None if folder is None else Path(folder)), threads=threads)
 
+    def warm_up(self) -> None:
+        """Loads the compiled kernel for every data type, compiling it on a machine's first run (10 seconds)."""
+        one = np.ones((1, 1))
+        for array in (one, one.astype(np.float32), one.astype(np.float16)):
+            self.classify(array)
+
     def classify(
         self,
         attention: ArrayLike,

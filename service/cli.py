@@ -1,6 +1,7 @@
 """``attention-serve``: the server as a process."""
 
 import signal
+from importlib.metadata import version
 from pathlib import Path
 from threading import Event
 from typing import Annotated
@@ -36,11 +37,13 @@ def serve(
         server = AttentionServer(
             classifier, host=host, port=port, max_message_bytes=max_message_mib * _MIB, threads=threads
         )
+        classifier.warm_up()
     except AttentionPatternsError as error:
         typer.echo(f"attention-serve: {error}", err=True)
         raise typer.Exit(1) from error
     server.start()
-    typer.echo(f"serving {classifier.model} on {server.endpoint}")
+    name = f"attention-patterns {version('attention-patterns')} (bundle {classifier.model})"
+    typer.echo(f"serving {name} on {server.endpoint}")  # a caller reads the endpoint from its end
     stopping.wait()
     server.stop(grace=grace)
 

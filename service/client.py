@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from classifier.attention_map import AttentionMaps, Declaration
 from classifier.classification import Classification, PatternClassifier, Prediction
-from classifier.errors import AttentionPatternsError
+from classifier.errors import AttentionPatternsError, InvalidDeclarationError
 from classifier.outputs import Tokenizer, inputs_of
 from classifier.rendering import find_causal
 from service.converters import ModelInfo, classification_of, declared_request, model_info_of, request_of
@@ -22,6 +22,7 @@ from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from service.pb.attention_patterns.v1 import attention_patterns_pb2_grpc as pb_grpc
 
 _FRAME_BYTES = 256  # what a message holds besides the values and the declarations, at most
+_INDICES = 2**32  # that a message holds
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -186,6 +187,8 @@ class _Library(PatternClassifier):
 def _as_tensor(maps: AttentionMaps) -> SentMaps:
     """The maps as they travel: those of a list as layers of one head, since they have nothing to do with each other."""
     if maps.indices is None:
+        if not 0 <= maps.first < _INDICES - len(maps.values):
+            raise InvalidDeclarationError(f"first_layer is {maps.first}, expected 0 to 2^32 less the number of maps")
         return SentMaps.of(maps)
     leading = (len(maps.values), 1)
     return SentMaps.of(AttentionMaps(maps.values, maps.data_type, leading, ("layer", "head")))

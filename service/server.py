@@ -45,13 +45,17 @@ class AttentionPatternServicer(pb_grpc.AttentionPatternServiceServicer):
         return outcome
 
     def StreamClassifyHeads(  # noqa: N802
-        self, request_iterator: Iterator[_Request], context: grpc.ServicerContext
+        self,
+        request_iterator: Iterator[_Request],
+        context: grpc.ServicerContext,  # noqa: ARG002  as gRPC calls it
     ) -> Iterator[_Response]:
         """Answers each request of a stream, in order."""
         return in_order(self._answer, request_iterator)
 
     def GetModel(  # noqa: N802
-        self, request: pb.GetModelRequest, context: grpc.ServicerContext
+        self,
+        request: pb.GetModelRequest,  # noqa: ARG002  as gRPC calls it
+        context: grpc.ServicerContext,  # noqa: ARG002
     ) -> pb.GetModelResponse:
         """Describes the model."""
         return self._model

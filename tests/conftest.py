@@ -1,6 +1,7 @@
 import pytest
 
 from classifier import PatternClassifier
+from service import AttentionServer, Client
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +16,17 @@ def labelled():
     from training.dataset import read_dataset
 
     return read_dataset()
+
+
+@pytest.fixture(scope="session")
+def server(classifier):
+    """A real server on a free port of this machine."""
+    with AttentionServer(classifier, port=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server):
+    """A client of it."""
+    with Client(server.endpoint) as connected:
+        yield connected

@@ -1,0 +1,58 @@
+"""The README's snippets run and print what it says, its commands exist, and its map is complete."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from classifier.sample import SAMPLE
+from service.demo import running_server
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", README, re.DOTALL)
+LABEL_LINES = re.findall(r"^attention-label (.*?)(?: *#.*)?$", README, re.MULTILINE)
+
+
+def test_snippets_print_what_the_readme_says(capsys):
+    """They are run in order, as one session."""
+    names: dict[str, object] = {}
+    with running_server() as endpoint:
+        for code, expected in SNIPPETS:
+            exec(code.replace("127.0.0.1:50051", endpoint), names)
+            printed = capsys.readouterr().out
+            assert printed == (expected or printed)
+    assert len(SNIPPETS) == 3
+
+
+@pytest.mark.parametrize("line", LABEL_LINES)
+def test_label_commands_run(line, tmp_path):
+    (tmp_path / "dumps").mkdir()
+    (tmp_path / "dumps" / "one.npz").write_bytes(SAMPLE.read_bytes())
+    (tmp_path / "pairs.tsv").write_text("The tide is out.\tBoats lie on the sand.\nNobody came.\n")
+    from training.attention_sources import minilm_folder
+
+    with running_server() as endpoint:
+        line = line.replace("127.0.0.1:50051", endpoint).replace("MODEL", str(minilm_folder()))
+        command = [str(Path(sys.executable).with_name("attention-label")), *line.split()]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "labels.parquet").stat().st_size > 1000
+
+
+def test_make_targets_of_the_readme_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`?\bmake ([a-z]+)\b", README))
+    assert {"run", "test", "check", "train", "bench"} <= named <= targets
+
+
+def test_the_map_names_every_file():
+    files = {
+        str(path.relative_to(ROOT))
+        for folder in ("classifier", "service", "training")
+        for path in (ROOT / folder).glob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert set(re.findall(r"^\| `([a-z_]+/[a-z_]+\.py)` \|", README, re.MULTILINE)) == files
