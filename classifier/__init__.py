@@ -2,7 +2,7 @@
 
 from classifier.attention_map import DataType
 from classifier.bundle import ModelBundle
-from classifier.classification import Classification, PatternClassifier, Prediction
+from classifier.classification import Classification, Classifier, Prediction
 from classifier.errors import (
     AttentionPatternsError,
     BundleError,
@@ -12,6 +12,7 @@ from classifier.errors import (
     SourceError,
 )
 from classifier.measures import AttentionTo, Evidence
+from classifier.pattern_classifier import PatternClassifier
 from classifier.patterns import PATTERNS, Pattern
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "AttentionTo",
     "BundleError",
     "Classification",
+    "Classifier",
     "DataType",
     "Evidence",
     "InvalidAttentionError",

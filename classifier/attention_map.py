@@ -35,18 +35,19 @@ class AttentionMaps:
     Attributes:
         values: [maps, L, L], C order; float64, float32, or uint16 holding the bits of float16 or bfloat16.
         data_type: how the values are stored.
-        leading: the axes before the last two as the caller gave them; their product is the number of maps.
-        names: what messages call the leading axes: ("layer", "head"), ("head",), ("map",) or ().
-        first: index of the first entry of the first axis, for a part of a larger tensor.
-        indices: the caller's index of each map, where maps of one length were picked from a list.
+        names: what messages call the leading axes: ("layer", "head"), ("head",), () or, for a list of maps, ("map",).
+        axes: for each leading axis, the indices of its entries in the tensor or list they were taken from.
     """
 
     values: NDArray[Any]
     data_type: DataType
-    leading: tuple[int, ...]
     names: tuple[str, ...]
-    first: int = 0
-    indices: tuple[int, ...] | None = None
+    axes: tuple[Sequence[int], ...]
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """The sizes of the axes before the last two; their product is the number of maps."""
+        return tuple(len(axis) for axis in self.axes)
 
     @property
     def length(self) -> int:
@@ -55,12 +56,11 @@ class AttentionMaps:
 
     def where(self, index: int) -> str:
         """The name of a map in messages: "attention[layer 3, head 7]"."""
-        if self.indices is not None:
-            return f"maps[{self.indices[index]}]"
-        place = [int(i) for i in np.unravel_index(index, self.leading)] if self.leading else []
-        if place:
-            place[0] += self.first
-        inner = ", ".join(f"{name} {i}" for name, i in zip(self.names, place, strict=True))
+        places = np.unravel_index(index, self.leading) if self.leading else ()
+        indices = [axis[int(place)] for axis, place in zip(self.axes, places, strict=True)]
+        if self.names == ("map",):
+            return f"maps[{indices[0]}]"
+        inner = ", ".join(f"{name} {i}" for name, i in zip(self.names, indices, strict=True))
         return f"attention[{inner}]" if inner else "attention"
 
 
@@ -73,13 +73,16 @@ def decode(values: NDArray[Any], data_type: DataType) -> NDArray[np.float64]:
     return values.astype(np.float64)
 
 
-def read_attention(attention: ArrayLike, data_type: str | None, *, first_layer: int = 0) -> AttentionMaps:
+def read_attention(
+    attention: ArrayLike, data_type: str | None, *, first_layer: int = 0, first_head: int = 0
+) -> AttentionMaps:
     """Takes [L, L], [heads, L, L] or [layers, heads, L, L]; copies only what is not in C order.
 
     Args:
         attention: numpy array or anything with ``__array__``.
         data_type: "bfloat16" when ``attention`` is uint16 holding its bits; otherwise None or the array's own type.
         first_layer: the index of the first layer, for a part of a larger tensor.
+        first_head: likewise of the first head.
 
     Raises:
         ShapeError, DataTypeError: as their docstrings say.
@@ -101,12 +104,13 @@ def read_attention(attention: ArrayLike, data_type: str | None, *, first_layer: 
     if array.size == 0:
         raise ShapeError(f"attention is empty, shape {list(array.shape)}, expected at least one map of one token")
     bits = array.view(np.uint16) if array.dtype.itemsize == 2 else array
+    names = ("layer", "head")[4 - array.ndim :]
+    firsts = {"layer": first_layer, "head": first_head}
     return AttentionMaps(
         values=np.ascontiguousarray(bits).reshape(-1, rows, rows),
         data_type=stored,
-        leading=array.shape[:-2],
-        names=("layer", "head")[4 - array.ndim :],
-        first=first_layer,
+        names=names,
+        axes=tuple(range(firsts[n], firsts[n] + size) for n, size in zip(names, array.shape[:-2], strict=True)),
     )
 
 
@@ -226,7 +230,9 @@ def _tokens(length: int, kept: NDArray[np.int64], tokens: Sequence[str] | None) 
     if tokens is None:
         return None
     if isinstance(tokens, str) or not all(isinstance(token, str) for token in tokens):
-        raise TokensError(f"tokens is {type(tokens).__name__} {tokens!r:.80}, expected a sequence of strings, one a token")
+        raise TokensError(
+            f"tokens is {type(tokens).__name__} {tokens!r:.80}, expected a sequence of strings, one a token"
+        )
     if len(tokens) == length:
         return tuple(str(tokens[i]) for i in kept)
     if len(tokens) == len(kept):
@@ -246,7 +252,12 @@ def _groups(
         if name in taken:
             raise TokenGroupsError(f"token group {name!r} has the name of a special token of this input")
         wanted = np.asarray(list(positions))
-        if wanted.size == 0 or not np.issubdtype(wanted.dtype, np.integer) or wanted.min() < 0 or wanted.max() >= length:
+        if (
+            wanted.size == 0
+            or not np.issubdtype(wanted.dtype, np.integer)
+            or wanted.min() < 0
+            or wanted.max() >= length
+        ):
             raise TokenGroupsError(
                 f"token group {name!r} has positions {wanted.tolist()!r:.80}, expected integers from 0 to {length - 1}"
             )

@@ -1,35 +1,17 @@
-"""The classifier: every door of the project (matrix, list, file, RPC, batch) ends in ``PatternClassifier``."""
+"""What a classifier answers, and the ways in that the library and the client share."""
 
-import os
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from classifier.attention_map import (
-    SHORTEST_LABELLED,
-    AttentionMaps,
-    DataType,
-    Declaration,
-    read_attention,
-    read_declaration,
-)
-from classifier.bundle import ModelBundle
+from classifier.attention_map import AttentionMaps, DataType, Declaration, read_attention, read_declaration
 from classifier.errors import InvalidDeclarationError, ShapeError
-from classifier.measures import AttentionTo, Evidence, attention_to, evidence
-from classifier.patterns import PATTERNS, Pattern
-from classifier.rendering import Survey, find_causal, survey
-from classifier.session import NetSession
-
-CHUNK = 36  # maps rendered and classified at a time: their images stay in the second-level cache
-_NAMES = np.array([str(pattern) for pattern in PATTERNS])
-_BLOCK = PATTERNS.index(Pattern.BLOCK)
+from classifier.measures import AttentionTo, Evidence
+from classifier.patterns import Pattern
 
 
 @dataclass(frozen=True)
@@ -40,7 +22,7 @@ class Classification:
         patterns: the answer for each map, an array of strings (equal to ``Pattern`` members) of the leading axes.
         probabilities: what the net said, float32, leading axes + [5], in the order of ``Pattern``; they sum to 1.
         margin: difference of the two highest probabilities, float32, leading axes.
-        overruled: where the answer is not the net's first: Block on an input declared as one segment; bool, leading axes.
+        overruled: where the answer is not the net's first: Block on an input of one segment; bool, leading axes.
         causal: where the map is causal, as declared or, layer by layer, as found; bool, leading axes.
         evidence: the pattern's elements, measured from the matrix.
         attention_to: token group -> measures of the attention to it.
@@ -76,31 +58,12 @@ class Prediction:
     too_short: bool
 
 
-class PatternClassifier:
-    """Classifies self-attention maps and measures their heads. Safe to share between threads."""
+class Classifier(ABC):
+    """Whatever classifies attention: every way in ends in ``classify_read``, so that no two can answer differently."""
 
-    def __init__(self, bundle: ModelBundle, *, threads: int | None = None) -> None:
-        """Loads the net of ``bundle``; ``threads`` is the number of cores to use, all by default."""
-        self.bundle = bundle
-        self.model = f"{bundle.name} {bundle.version}"
-        self._session = NetSession(bundle)
-        self._threads = threads or len(os.sched_getaffinity(0))
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="classify")
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> "PatternClassifier":
-        """Loads the bundled model, or the bundle in ``folder``.
-
-        Raises:
-            BundleError: the bundle is missing, damaged, or made for another rendering.
-        """
-        return cls(ModelBundle.read(None if folder is None else Path(folder)), threads=threads)
-
-    def warm_up(self) -> None:
-        """Loads the compiled kernel for every data type, compiling it on a machine's first run (10 seconds)."""
-        one = np.ones((1, 1))
-        for array in (one, one.astype(np.float32), one.astype(np.float16)):
-            self.classify(array)
+    @abstractmethod
+    def classify_read(self, maps: AttentionMaps, declaration: Declaration) -> Classification:
+        """Classifies maps that were read and declared."""
 
     def classify(
         self,
@@ -113,7 +76,6 @@ class PatternClassifier:
         mask: ArrayLike | None = None,
         causal: bool | None = None,
         data_type: str | None = None,
-        first_layer: int = 0,
     ) -> Classification:
         """Classifies all maps of one input and measures their attention to groups of tokens.
 
@@ -127,15 +89,14 @@ class PatternClassifier:
             segments: lengths that sum to L, or one id a token. One segment never gets the answer Block.
             valid_length: the tokens before right-hand padding; the rest is cropped.
             mask: [L] of 0 (padding) and 1, for padding anywhere; instead of ``valid_length``.
-            causal: True or False, or None to find it layer by layer: causal where no head has anything above the diagonal.
+            causal: True, False, or None to find it layer by layer: no head has anything above the diagonal.
             data_type: "bfloat16" when ``attention`` is uint16 holding its bits.
-            first_layer: the index of the first layer, for messages, when a tensor comes in parts.
 
         Raises:
             InvalidAttentionError: the array is not a self-attention map; subclasses say why.
             InvalidDeclarationError: a declaration does not fit it; subclasses say which.
         """
-        maps = read_attention(attention, data_type, first_layer=first_layer)
+        maps = read_attention(attention, data_type)
         declaration = read_declaration(
             maps.length,
             tokens=tokens,
@@ -179,57 +140,12 @@ class PatternClassifier:
             together = AttentionMaps(
                 values=np.concatenate([read[i].values for i in indices]),
                 data_type=stored,
-                leading=(len(indices),),
                 names=("map",),
-                indices=tuple(indices),
+                axes=(indices,),
             )
             result = self.classify_read(together, read_declaration(length, segments=declared_segments))
             found |= {index: _prediction(result, n) for n, index in enumerate(indices)}
         return [found[index] for index in range(len(read))]
-
-    def classify_read(self, maps: AttentionMaps, declaration: Declaration) -> Classification:
-        """Classifies maps that were read and declared: where all doors meet."""
-        seen, probabilities = self._survey_and_classify(maps, declaration)
-        net = probabilities.argmax(axis=1)
-        allowed = probabilities.copy()
-        if declaration.one_segment:
-            allowed[:, _BLOCK] = -1.0
-        answer = allowed.argmax(axis=1)
-        top = np.sort(probabilities, axis=1)
-        return Classification(
-            patterns=_NAMES[answer].reshape(maps.leading),
-            probabilities=probabilities.reshape(*maps.leading, len(PATTERNS)),
-            margin=(top[:, -1] - top[:, -2]).reshape(maps.leading),
-            overruled=(answer != net).reshape(maps.leading),
-            causal=seen.causal.reshape(maps.leading),
-            evidence=evidence(maps, declaration, seen),
-            attention_to=MappingProxyType(
-                {group.name: attention_to(maps, declaration, seen, group) for group in declaration.groups}
-            ),
-            length=declaration.length,
-            too_short=declaration.length < SHORTEST_LABELLED,
-            model=self.model,
-            warnings=declaration.warnings,
-        )
-
-    def _survey_and_classify(
-        self, maps: AttentionMaps, declaration: Declaration
-    ) -> tuple[Survey, NDArray[np.float32]]:
-        """Runs kernel and net over chunks of maps, side by side on the cores."""
-
-        causal = find_causal(maps, declaration)
-
-        def chunk(bounds: tuple[int, int]) -> tuple[Survey, NDArray[np.float32]]:
-            begin, end = bounds
-            seen = survey(maps, declaration, causal, image_size=self.bundle.image_size, begin=begin, end=end)
-            return seen, self._session.probabilities(seen.images)
-
-        count = len(maps.values)
-        chunks = list(pairwise([*range(0, count, CHUNK), count]))
-        # The calling thread waits anyway: one chunk is done by it, without the pool.
-        done = list(self._pool.map(chunk, chunks)) if len(chunks) > 1 else [chunk(chunks[0])]
-        surveys, probabilities = zip(*done, strict=True)
-        return Survey.joined(surveys), np.concatenate(probabilities)
 
 
 def _prediction(result: Classification, n: int) -> Prediction:

@@ -8,18 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from classifier.classification import PatternClassifier
+from classifier.classification import Classifier
 from classifier.dumps import dump_files, read_dumps
 from classifier.errors import AttentionPatternsError, SourceError
 from classifier.label_input import FailedInput, LabelInput
-from classifier.labelling import Classifier, LabelSummary, Tally, label
+from classifier.labelling import LabelSummary, Tally, label
+from classifier.pattern_classifier import PatternClassifier
 from classifier.patterns import PATTERNS
 from classifier.terminal import attention_table, pattern_grid, pattern_shares, titled
 
@@ -106,16 +107,6 @@ def _model_source(name: str, texts: Path) -> _Source:
     return _Source(AttentionModel(name).attention(lines), len(lines))
 
 
-class _ServedModel(Protocol):
-    rendering_version: int
-
-
-class _Client(Classifier, Protocol):
-    """What is asked of a client, besides being a classifier and a context manager."""
-
-    def model(self) -> _ServedModel: ...
-
-
 @dataclass(frozen=True)
 class _Engine:
     """A classifier, and the rendering its model reads."""
@@ -133,7 +124,6 @@ def _classifier(endpoint: str | None, *, bundle: Path | None) -> Iterator[_Engin
     clients = entry_points(group="attention_patterns.clients", name="grpc")
     if not clients:
         raise _UsageError("--endpoint needs the client of attention-patterns, and this installation declares none")
-    client: _Client
     with next(iter(clients)).load()(endpoint) as client:
         yield _Engine(client, client.model().rendering_version)
 

@@ -1,25 +1,26 @@
 """Everything this project raises on purpose.
 
-    AttentionPatternsError
-    ├── InvalidAttentionError       the array is not a self-attention map
-    │   ├── ShapeError                  not [..., L, L], empty, or with a batch axis left in
-    │   ├── DataTypeError               not a float type that is read
-    │   ├── NotFiniteError              holds NaN or infinity
-    │   ├── NegativeAttentionError      holds a negative value
-    │   ├── LogitsError                 holds scores from before the softmax
-    │   ├── TransposedError             its columns sum to 1, not its rows
-    │   ├── RowSumError                 a row does not sum to 1
-    │   └── NotCausalError              declared causal, but attends above the diagonal
-    ├── InvalidDeclarationError     what was declared of the input does not fit it
-    │   ├── TokensError                 tokens do not match the length
-    │   ├── TokenGroupsError            a group's name is taken or a position is outside
-    │   ├── SegmentsError               segments do not match the length
-    │   ├── PaddingError                valid_length or mask does not fit
-    │   └── SelectionError              a layer or head asked for is not there
-    ├── BundleError                 the model bundle is missing, damaged or of another rendering
-    ├── SourceError                 a dump, text file or model cannot be read
-    └── ServerError                 the server could not be reached, refused the call or failed
-        └── MessageTooLargeError        a message is over the server's limit
+AttentionPatternsError
+├── InvalidAttentionError       the array is not a self-attention map
+│   ├── ShapeError                  not [..., L, L], empty, or with a batch axis left in
+│   ├── DataTypeError               not a float type that is read
+│   ├── NotFiniteError              holds NaN or infinity
+│   ├── NegativeAttentionError      holds a negative value
+│   ├── LogitsError                 holds scores from before the softmax
+│   ├── TransposedError             its columns sum to 1, not its rows
+│   ├── RowSumError                 a row does not sum to 1
+│   └── NotCausalError              declared causal, but attends above the diagonal
+├── InvalidDeclarationError     what was declared of the input does not fit it
+│   ├── TokensError                 tokens do not match the length
+│   ├── TokenGroupsError            a group's name is taken or a position is outside
+│   ├── SegmentsError               segments do not match the length
+│   ├── PaddingError                valid_length or mask does not fit
+│   ├── SelectionError              a layer or head asked for is not there
+│   └── RequestIdError              a request's id is too long
+├── BundleError                 the model bundle is missing, damaged or of another rendering
+├── SourceError                 a dump, text file or model cannot be read
+└── ServerError                 the server could not be reached, refused the call or failed
+    └── MessageTooLargeError        a message is over the server's limit
 """
 
 
@@ -85,6 +86,10 @@ class PaddingError(InvalidDeclarationError):
 
 class SelectionError(InvalidDeclarationError):
     """A layer or head that was asked for is not in the tensor."""
+
+
+class RequestIdError(InvalidDeclarationError):
+    """A request's id is too long."""
 
 
 class BundleError(AttentionPatternsError):

@@ -48,8 +48,8 @@ def _load_row_overload(source: Any, target: Any, bits: Any, encoding: Any) -> An
     return load_bits if source.dtype == types.uint16 else load_floats
 
 
-@_compiled  # type: ignore[untyped-decorator]
-def _row_entropy(row: Any, single: Any, bits: Any, exponent: Any) -> float:
+@_compiled
+def _row_entropy(row: Any, single: Any, bits: Any, exponent: Any) -> Any:
     """Entropy of a row in nats: -sum p ln p, with ln by exponent and a polynomial (error under 2e-7), 0 ln 0 = 0."""
     for j in range(len(row)):
         single[j] = row[j]
@@ -72,8 +72,8 @@ def _row_entropy(row: Any, single: Any, bits: Any, exponent: Any) -> float:
     return -total
 
 
-@_compiled  # type: ignore[untyped-decorator]
-def _paint(image: Any, cell_max: Any, cell_sum: Any, bounds: Any, visible: float) -> None:
+@_compiled
+def _paint(image: Any, cell_max: Any, cell_sum: Any, bounds: Any, visible: Any) -> None:
     """Fills one image uint8 [3, size, size] from the cells; a map smaller than the image gets flat, larger cells."""
     size = image.shape[1]
     cells = len(bounds) - 1
@@ -98,16 +98,9 @@ def _paint(image: Any, cell_max: Any, cell_sum: Any, bounds: Any, visible: float
                 image[channel, y] = image[channel, first]
 
 
-@_compiled  # type: ignore[untyped-decorator]
-def _stripes_and_lines(
-    row_start: Any, column: Any, weight: Any, causal: bool, widest: int, stripe: Any, is_line: Any
-) -> tuple[float, float, float, float, int]:
-    """Masses of the visible cells: all, in stripes, in lines, in either; and the offset of the heaviest line.
-
-    A stripe is a column visible in at least half of the rows that can reach it. A line is a run of at most ``widest``
-    neighbouring diagonals, each visible in at least half of its cells outside the stripes; diagonals of fewer than a
-    quarter of the tokens are too short to tell from chance.
-    """
+@_compiled
+def _find_stripes(row_start: Any, column: Any, causal: bool, stripe: Any) -> None:
+    """Marks the columns visible in at least half of the rows that can reach them."""
     length = len(row_start) - 1
     seen = np.zeros(length, np.int64)
     for k in range(row_start[length]):
@@ -116,62 +109,149 @@ def _stripes_and_lines(
         rows = length - j if causal else length
         # In a causal map the last few columns are reached by so few rows that any cell would make a stripe.
         stripe[j] = seen[j] > 0 and 2 * seen[j] >= rows and 4 * rows >= length
-    on = np.zeros(2 * length - 1, np.int64)  # visible cells of each diagonal, index = offset + length - 1
-    free = np.zeros(2 * length - 1, np.int64)  # its cells outside the stripes
-    mass = np.zeros(2 * length - 1, np.float64)
+
+
+@_compiled
+def _find_lines(row_start: Any, column: Any, stripe: Any, is_line: Any) -> None:
+    """Marks the diagonals, index = key - query + length - 1, that make up lines.
+
+    A line is a run of at most max(5, length / 10) neighbouring diagonals, each visible in at least half of its cells
+    outside the stripes; diagonals of fewer than a quarter of the tokens are too short to tell from chance.
+    """
+    length = len(row_start) - 1
+    widest = max(5, length // 10)
+    on = np.zeros(2 * length - 1, np.int64)  # visible cells outside the stripes
+    free = np.zeros(2 * length - 1, np.int64)  # cells outside the stripes
     for j in range(length):
         if not stripe[j]:
-            for d in range(j, j + length):  # offsets j - i for rows length - 1 down to 0
+            for d in range(j, j + length):
                 free[d] += 1
     for i in range(length):
         for k in range(row_start[i], row_start[i + 1]):
-            d = column[k] - i + length - 1
-            mass[d] += weight[k]
-            if not stripe[column[k]]:
-                on[d] += 1
+            on[column[k] - i + length - 1] += not stripe[column[k]]
     run = 0
     for d in range(2 * length):
-        crossed = length - abs(d - length + 1)
-        if d < 2 * length - 1 and 2 * on[d] >= free[d] and 4 * free[d] >= length and 4 * crossed >= length:
+        if d < 2 * length - 1 and 2 * on[d] >= free[d] and 4 * free[d] >= length:
             run += 1
             continue
         if 0 < run <= widest:
             for e in range(d - run, d):
                 is_line[e] = True
         run = 0
-    total, in_stripes, in_lines, in_either, heaviest = 0.0, 0.0, 0.0, 0.0, -1
+
+
+@_compiled
+def _stripes_and_lines(
+    row_start: Any,
+    column: Any,
+    weight: Any,
+    causal: bool,
+    stripe: Any,
+) -> tuple[float, float, float, float, int]:
+    """Marks the stripes; masses of the visible cells: all, in stripes, in lines, in either; offset of the main line."""
+    length = len(row_start) - 1
+    is_line = np.zeros(2 * length - 1, np.bool_)
+    mass = np.zeros(2 * length - 1, np.float64)
+    _find_stripes(row_start, column, causal, stripe)
+    _find_lines(row_start, column, stripe, is_line)
+    total, in_stripes, in_lines, in_either = 0.0, 0.0, 0.0, 0.0
     for i in range(length):
         for k in range(row_start[i], row_start[i + 1]):
-            line = is_line[column[k] - i + length - 1]
+            d = column[k] - i + length - 1
+            mass[d] += weight[k]
             total += weight[k]
             in_stripes += weight[k] if stripe[column[k]] else 0.0
-            in_lines += weight[k] if line else 0.0
-            in_either += weight[k] if line or stripe[column[k]] else 0.0
+            in_lines += weight[k] if is_line[d] else 0.0
+            in_either += weight[k] if is_line[d] or stripe[column[k]] else 0.0
+    heaviest = length - 1
     for d in range(2 * length - 1):
-        if is_line[d] and (heaviest < 0 or mass[d] > mass[heaviest]):
+        if is_line[d] and (not is_line[heaviest] or mass[d] > mass[heaviest]):
             heaviest = d
     return total, in_stripes, in_lines, in_either, heaviest - length + 1
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
+def _count_nonzero(values: Any) -> int:
+    found = 0
+    for j in range(len(values)):
+        found += values[j] != 0
+    return found
+
+
+@_compiled
 def nothing_above(values: Any, start: int, length: int, empty: Any) -> None:
     """Writes to ``empty``, bool [maps], where no value stands above the diagonal; stops at the first that does."""
     for n in range(len(values)):
         empty[n] = True
         for i in range(start, start + length - 1):
-            found = 0
-            for j in range(i + 1, start + length):
-                found += values[n, i, j] != 0
-            if found > 0:
+            if _count_nonzero(values[n, i, i + 1 : start + length]) > 0:
                 empty[n] = False
                 break
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
+def _verdict(row: Any, tolerance: float) -> int:
+    """What is wrong with a row."""
+    total = 0.0
+    negative = 0
+    for j in range(len(row)):
+        total += row[j]
+        negative += row[j] < 0
+    if not math.isfinite(total):
+        return NOT_FINITE
+    if negative > 0:
+        return NEGATIVE
+    return OK if abs(total - 1.0) <= tolerance else ROW_SUM
+
+
+@_compiled
+def _add_to_band(row: Any, band_max: Any, band_sum: Any, first: bool) -> None:
+    """Adds a row to the band of rows that one row of cells covers."""
+    if first:
+        for j in range(len(row)):
+            band_max[j] = row[j]
+            band_sum[j] = row[j]
+        return
+    for j in range(len(row)):
+        band_max[j] = band_max[j] if band_max[j] > row[j] else row[j]
+        band_sum[j] += row[j]
+
+
+@_compiled
+def _close_band(band_max: Any, band_sum: Any, bounds: Any, cell_max: Any, cell_sum: Any) -> None:
+    """Gathers a band into one row of cells."""
+    for c in range(len(bounds) - 1):
+        top = band_max[bounds[c]]
+        mass = band_sum[bounds[c]]
+        for j in range(bounds[c] + 1, bounds[c + 1]):
+            top = band_max[j] if band_max[j] > top else top
+            mass += band_sum[j]
+        cell_max[c] = top
+        cell_sum[c] = mass
+
+
+@_compiled
+def _mass_of_segment(row: Any, segments: Any, segment: int) -> float:
+    inside = 0.0
+    for j in range(len(row)):
+        inside += row[j] if segments[j] == segment else 0.0
+    return inside
+
+
+@_compiled
+def _append_visible(row: Any, threshold: float, column: Any, weight: Any, found: int) -> int:
+    """Appends the visible cells of a row without a branch: every cell is written, a visible one is kept."""
+    for j in range(len(row)):
+        column[found] = j
+        weight[found] = row[j]
+        found += row[j] >= threshold
+    return found
+
+
+@_compiled
 def survey(
     values: Any,
     start: int,
-    length: int,
     encoding: int,
     tolerance: float,
     segments: Any,
@@ -188,8 +268,8 @@ def survey(
 
     Args:
         values: [maps, L, L] uint16, float32 or float64, C order.
-        start: first token kept; the map proper is ``values[:, start:start + length, start:start + length]``.
-        length: tokens kept, at least 1.
+        start: first token kept; the map proper is ``values[:, start:start + length, start:start + length]``, and
+            ``length`` that of ``row``.
         encoding: FLOAT, FLOAT16 or BFLOAT16: how ``values`` are read.
         tolerance: how far a row sum may be from 1.
         segments: int64 [length], the segment of each token.
@@ -198,96 +278,59 @@ def survey(
         causal: bool [maps]: where an entry above the diagonal is refused and columns are reached by few rows.
         images: uint8 [maps, 3, size, size], written.
         verdicts: int64 [maps, 2], written: verdict and the first offending row.
-        column_sums: float64 [maps, length], written.
+        column_sums: float64 [maps, length], zero, added to.
         stripes: bool [maps, length], written.
         measures: float64 [maps, 7], written: visible, stripe, line, stripe-or-line and segment mass as fractions of
             all attention, mean row entropy in nats, offset of the heaviest line (0 where there is none).
     """
-    size = images.shape[2]
-    cells = min(length, size)
+    length = len(row)
+    cells = min(length, images.shape[2])
     bounds = np.empty(cells + 1, np.int64)  # cell c holds tokens bounds[c] to bounds[c + 1] - 1
     for c in range(cells + 1):
         bounds[c] = c * length // cells
     log_bits = np.empty(length, np.uint32)
     log_mantissa = log_bits.view(np.float32)
     log_exponent = np.empty(length, np.float32)
-    band_max = np.empty_like(row)
-    band_sum = np.empty_like(row)
-    cell_max = np.empty((cells, cells), row.dtype)
-    cell_sum = np.empty((cells, cells), row.dtype)
-    threshold = 2.5 / length
+    band_max, band_sum = np.empty_like(row), np.empty_like(row)
+    cell_max, cell_sum = np.empty((cells, cells), row.dtype), np.empty((cells, cells), row.dtype)
+    visible = 2.5 / length
     # A row that sums to at most 1 + tolerance has at most that / 2.5 of its cells visible; one more is written over.
     column = np.empty(length * (int(length * (1.0 + tolerance) / 2.5) + 1) + 1, np.int32)
     weight = np.empty(len(column), row.dtype)
     row_start = np.empty(length + 1, np.int64)
-    is_line = np.empty(2 * length - 1, np.bool_)
-    widest = max(5, length // 10)
 
     for n in range(len(values)):
         verdicts[n, 0] = OK
-        found, above, entropy, same_segment, r = 0, 0, 0.0, 0.0, 0
-        for j in range(length):
-            column_sums[n, j] = 0.0
+        found, entropy, inside, r = 0, 0.0, 0.0, 0
         for i in range(length):
             _load_row(values[n, start + i, start : start + length], row, bits, encoding)
-            total = 0.0
-            negative = 0
-            for j in range(length):
-                total += row[j]
-                negative += row[j] < 0
-            if not math.isfinite(total) or negative > 0 or abs(total - 1.0) > tolerance:
-                verdicts[n, 0] = NOT_FINITE if not math.isfinite(total) else (NEGATIVE if negative > 0 else ROW_SUM)
+            verdicts[n, 0] = _verdict(row, tolerance)
+            if verdicts[n, 0] == OK and causal[n] and _count_nonzero(row[i + 1 :]) > 0:
+                verdicts[n, 0] = ABOVE_DIAGONAL
+            if verdicts[n, 0] != OK:
                 verdicts[n, 1] = i
                 break
             for j in range(length):
                 column_sums[n, j] += row[j]
-            for j in range(i + 1, length):
-                above += row[j] != 0
-            inside = 0.0
-            for j in range(length):
-                inside += row[j] if segments[j] == segments[i] else 0.0
-            same_segment += inside
+            inside += _mass_of_segment(row, segments, segments[i])
             entropy += _row_entropy(row, log_mantissa, log_bits, log_exponent)
-
             row_start[i] = found
-            for j in range(length):  # no branch: written always, kept when visible
-                column[found] = j
-                weight[found] = row[j]
-                found += row[j] >= threshold
-
-            if i == bounds[r]:
-                for j in range(length):
-                    band_max[j] = row[j]
-                    band_sum[j] = row[j]
-            else:
-                for j in range(length):
-                    band_max[j] = band_max[j] if band_max[j] > row[j] else row[j]
-                    band_sum[j] += row[j]
+            found = _append_visible(row, visible, column, weight, found)
+            _add_to_band(row, band_max, band_sum, i == bounds[r])
             if i + 1 == bounds[r + 1]:
-                for c in range(cells):
-                    top = band_max[bounds[c]]
-                    mass = band_sum[bounds[c]]
-                    for j in range(bounds[c] + 1, bounds[c + 1]):
-                        top = band_max[j] if band_max[j] > top else top
-                        mass += band_sum[j]
-                    cell_max[r, c] = top
-                    cell_sum[r, c] = mass
+                _close_band(band_max, band_sum, bounds, cell_max[r], cell_sum[r])
                 r += 1
         if verdicts[n, 0] != OK:
             continue
         row_start[length] = found
-        if causal[n] and above > 0:
-            verdicts[n, 0] = ABOVE_DIAGONAL
-            continue
-        _paint(images[n], cell_max, cell_sum, bounds, np.float32(2.5 / length))
-        is_line[:] = False
-        visible, stripe, line, either, offset = _stripes_and_lines(
-            row_start, column, weight, causal[n], widest, stripes[n], is_line
+        _paint(images[n], cell_max, cell_sum, bounds, np.float32(visible))
+        total, in_stripes, in_lines, in_either, offset = _stripes_and_lines(
+            row_start, column, weight, causal[n], stripes[n]
         )
-        measures[n, 0] = visible / length
-        measures[n, 1] = stripe / length
-        measures[n, 2] = line / length
-        measures[n, 3] = either / length
-        measures[n, 4] = same_segment / length
+        measures[n, 0] = total / length
+        measures[n, 1] = in_stripes / length
+        measures[n, 2] = in_lines / length
+        measures[n, 3] = in_either / length
+        measures[n, 4] = inside / length
         measures[n, 5] = entropy / length
-        measures[n, 6] = offset if line > 0 else 0
+        measures[n, 6] = offset

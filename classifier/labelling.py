@@ -7,14 +7,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from classifier.classification import Classification
+from classifier.classification import Classification, Classifier
 from classifier.errors import AttentionPatternsError
 from classifier.label_input import FailedInput, LabelInput
 from classifier.label_table import head_rows, table_schema
@@ -24,23 +23,6 @@ ROW_GROUP = 16_384  # rows; small enough to hold, large enough to compress and t
 IN_FLIGHT = 2  # inputs classified at once, so that reading, classifying and writing overlap
 
 _NAMES = np.array([str(pattern) for pattern in PATTERNS])
-
-
-class Classifier(Protocol):
-    """``PatternClassifier``, or a client of a server: both answer alike."""
-
-    def classify(
-        self,
-        attention: ArrayLike,
-        *,
-        tokens: Sequence[str] | None = None,
-        segments: ArrayLike | None = None,
-        valid_length: int | None = None,
-        mask: ArrayLike | None = None,
-        causal: bool | None = None,
-        data_type: str | None = None,
-    ) -> Classification:
-        """As ``PatternClassifier.classify``."""
 
 
 @dataclass(frozen=True)

@@ -83,11 +83,15 @@ def find_causal(maps: AttentionMaps, declaration: Declaration) -> NDArray[np.boo
 
 
 def _kept_values(values: NDArray[Any], declaration: Declaration) -> tuple[NDArray[Any], int]:
-    """Values in which the kept tokens stand together, and where they start; copies only for a mask with holes."""
+    """Values in which the kept tokens stand together, and where they start; copies only for a mask with holes.
+
+    Never writable: numba would compile the kernel once more for arrays that are.
+    """
     start, kept = int(declaration.kept[0]), declaration.kept
-    if kept[-1] - start + 1 == len(kept):
-        return values, start
-    return np.ascontiguousarray(values[:, kept][:, :, kept]), 0
+    together = kept[-1] - start + 1 == len(kept)
+    view = values[:] if together else np.ascontiguousarray(values[:, kept][:, :, kept])
+    view.flags.writeable = False
+    return view, start if together else 0
 
 
 def survey(
@@ -109,7 +113,7 @@ def survey(
     row = np.empty(length, np.float64 if maps.data_type is DataType.FLOAT64 else np.float32)
     seen = Survey(
         images=np.empty((count, CHANNELS, image_size, image_size), np.uint8),
-        column_sums=np.empty((count, length)),
+        column_sums=np.zeros((count, length)),
         causal=causal[begin:end],
         stripes=np.empty((count, length), np.bool_),
         measures=np.empty((count, 7)),
@@ -118,7 +122,6 @@ def survey(
     kernel.survey(
         values,
         start,
-        length,
         _ENCODINGS.get(maps.data_type, kernel.FLOAT),
         ROW_SUM_TOLERANCE[maps.data_type],
         np.zeros(length, np.int64) if declaration.segments is None else declaration.segments,
@@ -163,9 +166,8 @@ def _complaint(
     if verdict == kernel.ABOVE_DIAGONAL:
         row, column = (int(i[0]) for i in np.nonzero(np.triu(matrix, 1)))
         value = matrix[row, column]
-        return NotCausalError(
-            f"{where}: row {kept[row]}, column {kept[column]} is {value:.3g}, expected 0 above the diagonal of a causal map"
-        )
+        bad = f"row {kept[row]}, column {kept[column]} is {value:.3g}"
+        return NotCausalError(f"{where}: {bad}, expected 0 above the diagonal of a causal map")
     total = float(matrix[row].sum())
     wrong_sum = f"{where}: {place} sums to {total:.4g}, expected 1 +- {tolerance:g}"
     outside = np.flatnonzero((matrix < 0) | (matrix > 1 + tolerance))

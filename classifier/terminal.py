@@ -86,7 +86,7 @@ def _cell(counts: NDArray[np.int64], roomy: bool) -> Text:
     if not total:
         return Text("·".ljust(_ROOMY if roomy else _COMPACT), style="dim")
     pattern, share = PATTERNS[best], counts[best] / total
-    code, style = _CODES[pattern], f"black on {_COLOURS[pattern]}"
+    code, style = _CODES[pattern], f"not dim #000000 on {_COLOURS[pattern]}"
     if roomy:
         digit = " " if share == 1 else str(int(share * 10))
         return Text.assemble((code + digit, style), " ")
@@ -106,7 +106,7 @@ def pattern_shares(patterns: ArrayLike) -> Table:
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for pattern, count in zip(PATTERNS, totals.tolist(), strict=True):
         share = count / max(1, totals.sum())
-        code = Text(f"{_CODES[pattern]} ", style=f"black on {_COLOURS[pattern]}")
+        code = Text(f"{_CODES[pattern]} ", style=f"not dim #000000 on {_COLOURS[pattern]}")
         bar = Bar(size=1, begin=0, end=share, width=_BAR, color=_COLOURS[pattern])
         table.add_row(code, str(pattern), f"{count:,}", f"{share:.1%}", bar)
     return table

@@ -31,7 +31,9 @@ def attention(length: int) -> NDArray[np.float32]:
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True), np.float32)
 
 
-def maps_per_second(classify: Callable[[NDArray[Any]], object], maps: NDArray[Any], *, callers: int, seconds: float) -> float:
+def maps_per_second(
+    classify: Callable[[NDArray[Any]], object], maps: NDArray[Any], *, callers: int, seconds: float
+) -> float:
     """Rate of ``callers`` threads that call ``classify`` on ``maps`` for at least ``seconds``."""
     until = time.perf_counter() + seconds
 
@@ -75,7 +77,12 @@ def main(
                     here, served = np.median(rates, axis=0)
                     ratio = np.median(rates[:, 1] / rates[:, 0])
                     table.add_row(
-                        str(length), np.dtype(dtype).name, str(callers), f"{here:,.0f}", f"{served:,.0f}", f"{ratio:.2f}"
+                        str(length),
+                        np.dtype(dtype).name,
+                        str(callers),
+                        f"{here:,.0f}",
+                        f"{served:,.0f}",
+                        f"{ratio:.2f}",
                     )
     Console().print(table)
 

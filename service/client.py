@@ -1,23 +1,24 @@
 """The client: the library's calls, answered by a server."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
 
 import grpc
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from classifier.attention_map import AttentionMaps, Declaration
-from classifier.classification import Classification, PatternClassifier, Prediction
-from classifier.errors import AttentionPatternsError, InvalidDeclarationError
+from classifier.classification import Classification, Classifier
+from classifier.errors import AttentionPatternsError
 from classifier.outputs import Tokenizer, inputs_of
 from classifier.rendering import find_causal
 from service.converters import ModelInfo, classification_of, declared_request, model_info_of, request_of
 from service.errors import error_of, error_of_call
-from service.parts import SentMaps, parts_of
+from service.parts import parts_of
 from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from service.pb.attention_patterns.v1 import attention_patterns_pb2_grpc as pb_grpc
 
@@ -26,11 +27,12 @@ _INDICES = 2**32  # that a message holds
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
-class Client:
+class Client(Classifier):
     """Classifies at a server as ``PatternClassifier`` does in-process: same arguments, results and errors.
 
-    A context manager; safe to share between threads. All calls raise ServerError when the server cannot be reached,
-    fails, or does not answer in time.
+    A large tensor is sent in parts; MessageTooLargeError says that a single map is over the server's limit. All calls
+    raise ServerError when the server cannot be reached, fails, or does not answer in time. A context manager; safe to
+    share between threads.
     """
 
     def __init__(self, endpoint: str, *, timeout: float | None = 60.0) -> None:
@@ -43,59 +45,12 @@ class Client:
         self.endpoint = endpoint
         self._timeout = timeout
         self._channel = grpc.insecure_channel(endpoint, options=_UNLIMITED)
-        self._library = _Library(self)
         self._stub = pb_grpc.AttentionPatternServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
 
     def model(self) -> ModelInfo:
         """Asks for the model that answers."""
         with self._told():
             return model_info_of(self._stub.GetModel(pb.GetModelRequest(), timeout=self._timeout))
-
-    def classify(
-        self,
-        attention: ArrayLike,
-        *,
-        tokens: Sequence[str] | None = None,
-        token_groups: Mapping[str, Iterable[int]] | None = None,
-        segments: ArrayLike | None = None,
-        valid_length: int | None = None,
-        mask: ArrayLike | None = None,
-        causal: bool | None = None,
-        data_type: str | None = None,
-        first_layer: int = 0,
-    ) -> Classification:
-        """As ``PatternClassifier.classify``; a large tensor is sent in parts.
-
-        Raises:
-            InvalidAttentionError, InvalidDeclarationError: as there.
-            MessageTooLargeError: a single map is over the server's limit.
-        """
-        return self._library.classify(
-            attention,
-            tokens=tokens,
-            token_groups=token_groups,
-            segments=segments,
-            valid_length=valid_length,
-            mask=mask,
-            causal=causal,
-            data_type=data_type,
-            first_layer=first_layer,
-        )
-
-    def classify_maps(
-        self,
-        maps: Iterable[ArrayLike],
-        *,
-        segments: Sequence[ArrayLike | None] | None = None,
-        data_type: str | None = None,
-    ) -> list[Prediction]:
-        """As ``PatternClassifier.classify_maps``.
-
-        Raises:
-            InvalidAttentionError, InvalidDeclarationError: as there.
-            MessageTooLargeError: a map is over the server's limit.
-        """
-        return self._library.classify_maps(maps, segments=segments, data_type=data_type)
 
     def classify_outputs(
         self, outputs: object, encoding: Mapping[str, Any], tokenizer: Tokenizer
@@ -174,36 +129,23 @@ class Client:
             raise error_of_call(error, self.endpoint) from error
 
 
-class _Library(PatternClassifier):
-    """The library's doors, all of which end in ``classify_read``, over a server instead of a net."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def classify_read(self, maps: AttentionMaps, declaration: Declaration) -> Classification:
-        return self._client.classify_read(maps, declaration)
-
-
-def _as_tensor(maps: AttentionMaps) -> SentMaps:
+def _as_tensor(maps: AttentionMaps) -> AttentionMaps:
     """The maps as they travel: those of a list as layers of one head, since they have nothing to do with each other."""
-    if maps.indices is None:
-        if not 0 <= maps.first < _INDICES - len(maps.values):
-            raise InvalidDeclarationError(f"first_layer is {maps.first}, expected 0 to 2^32 less the number of maps")
-        return SentMaps.of(maps)
-    leading = (len(maps.values), 1)
-    return SentMaps.of(AttentionMaps(maps.values, maps.data_type, leading, ("layer", "head")))
+    if maps.names != ("map",):
+        return maps
+    return replace(maps, names=("layer", "head"), axes=(range(len(maps.values)), range(1)))
 
 
 def _renamed(error: AttentionPatternsError, maps: AttentionMaps) -> AttentionPatternsError:
     """The error with the caller's name of the map where a list of maps was sent."""
-    if maps.indices is None:
+    if maps.names != ("map",):
         return error
     message = re.sub(r"^attention\[layer (\d+), head 0\]", lambda found: maps.where(int(found[1])), str(error))
     return type(error)(message)
 
 
 def _requests(
-    parts: Iterable[SentMaps], declared: pb.ClassifyHeadsRequest, found: NDArray[np.bool_] | None
+    parts: Iterable[AttentionMaps], declared: pb.ClassifyHeadsRequest, found: NDArray[np.bool_] | None
 ) -> Iterator[pb.StreamClassifyHeadsRequest]:
     begin = 0
     for part in parts:

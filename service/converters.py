@@ -17,6 +17,7 @@ from classifier.classification import Classification
 from classifier.errors import (
     DataTypeError,
     InvalidDeclarationError,
+    RequestIdError,
     SegmentsError,
     SelectionError,
     ServerError,
@@ -27,7 +28,7 @@ from classifier.measures import AttentionTo, Evidence
 from classifier.patterns import PATTERNS, Pattern
 from classifier.special_tokens import is_special
 from service.errors import Failure
-from service.parts import SentMaps
+from service.parts import picked
 from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 
 LONGEST_REQUEST_ID = 256  # characters
@@ -78,7 +79,7 @@ def declared_request(declaration: Declaration, *, length: int) -> pb.ClassifyHea
 
 
 def request_of(
-    maps: SentMaps, declared: pb.ClassifyHeadsRequest, *, causal: bool | None = None
+    maps: AttentionMaps, declared: pb.ClassifyHeadsRequest, *, causal: bool | None = None
 ) -> pb.StreamClassifyHeadsRequest:
     """The request to classify ``maps``, made of ``declared``; a call of its own takes its ``request``.
 
@@ -97,27 +98,27 @@ def request_of(
     return message
 
 
-def maps_of(request: pb.ClassifyHeadsRequest) -> SentMaps:
+def maps_of(request: pb.ClassifyHeadsRequest) -> AttentionMaps:
     """The maps that a request asks to classify, on the memory of its tensor unless layers or heads are selected.
 
     Raises:
         ShapeError, DataTypeError: the tensor is damaged or not self-attention.
         SelectionError: a layer or head is not there, or named twice.
-        InvalidDeclarationError: an index does not fit into 32 bits, or the request id is too long.
+        InvalidDeclarationError: an index does not fit into 32 bits.
+        RequestIdError: the request id is too long.
     """
     if len(request.request_id) > LONGEST_REQUEST_ID:
-        raise InvalidDeclarationError(
+        raise RequestIdError(
             f"request_id has {len(request.request_id)} characters, expected at most {LONGEST_REQUEST_ID}"
         )
-    read = _read_tensor(request.attention, first_layer=request.first_layer)
-    maps = SentMaps.of(read, first_head=request.first_head)
+    maps = _read_tensor(request.attention, first_layer=request.first_layer, first_head=request.first_head)
     for name, axis in zip(maps.names, maps.axes, strict=True):
         if axis[-1] >= _UINT32_END:
             raise InvalidDeclarationError(f"the last {name} has index {axis[-1]}, expected less than {_UINT32_END}")
     return _selected(maps, {"layer": list(request.layers), "head": list(request.heads)})
 
 
-def _read_tensor(tensor: pb.Tensor, *, first_layer: int) -> AttentionMaps:
+def _read_tensor(tensor: pb.Tensor, *, first_layer: int, first_head: int) -> AttentionMaps:
     """The values on the memory of one copy of ``data``: each access of a bytes field makes another."""
     if tensor.data_type not in _STORED:
         expected = ", ".join(pb.DataType.Name(number) for number in _STORED)
@@ -133,10 +134,10 @@ def _read_tensor(tensor: pb.Tensor, *, first_layer: int) -> AttentionMaps:
         array = np.frombuffer(data, dtype).reshape(shape)
     except ValueError as error:  # more axes than numpy knows
         raise ShapeError(f"attention has shape {shape!r:.80}: {error}") from error
-    return read_attention(array, stored, first_layer=first_layer)
+    return read_attention(array, stored, first_layer=first_layer, first_head=first_head)
 
 
-def _selected(maps: SentMaps, wanted: Mapping[str, list[int]]) -> SentMaps:
+def _selected(maps: AttentionMaps, wanted: Mapping[str, list[int]]) -> AttentionMaps:
     axes = dict(zip(maps.names, maps.axes, strict=True))
     for name, indices in wanted.items():
         there = axes.get(name, ())
@@ -145,7 +146,7 @@ def _selected(maps: SentMaps, wanted: Mapping[str, list[int]]) -> SentMaps:
             raise SelectionError(f"{name}s {indices!r:.80} are selected, expected {expected}")
     if not any(wanted.values()):
         return maps
-    return maps.picked(*([i - axis[0] for i in wanted[name]] or slice(None) for name, axis in axes.items()))
+    return picked(maps, *([i - axis[0] for i in wanted[name]] or slice(None) for name, axis in axes.items()))
 
 
 def declaration_of(request: pb.ClassifyHeadsRequest, length: int) -> Declaration:
@@ -190,7 +191,7 @@ def _segments_of(request: pb.ClassifyHeadsRequest, length: int) -> NDArray[np.in
 
 
 def response_of(
-    result: Classification, *, maps: SentMaps, bundle: ModelBundle, request_id: str
+    result: Classification, *, maps: AttentionMaps, bundle: ModelBundle, request_id: str
 ) -> pb.ClassifyHeadsResponse:
     """The answer that holds ``result`` of ``maps``."""
     groups = result.attention_to

@@ -47,7 +47,9 @@ def overview(sample: Sample, result: Classification) -> Group:
     layers, heads, length, _ = sample.attention.shape
     return Group(
         f"[bold]{result.model}[/] on {layers} x {heads} heads of all-MiniLM-L6-v2, {length} tokens:",
-        f"[italic]{' '.join(sample.tokens).replace(' ##', '')}[/]".replace("[CLS]", r"\[CLS]").replace("[SEP]", r"\[SEP]"),
+        f"[italic]{' '.join(sample.tokens).replace(' ##', '')}[/]".replace("[CLS]", r"\[CLS]").replace(
+            "[SEP]", r"\[SEP]"
+        ),
         "",
         titled("Pattern of each head", pattern_grid(result.patterns)),
         titled("Share of each pattern", pattern_shares(result.patterns)),
@@ -72,7 +74,9 @@ def main(
         console.print(overview(sample, result))
     output.parent.mkdir(parents=True, exist_ok=True)
     console.save_html(str(output))
-    console.print(f"server ready in {ready - started:.1f} s, answered in {1000 * (answered - ready):.0f} ms, page: {output}")
+    console.print(
+        f"server ready in {ready - started:.1f} s, answered in {1000 * (answered - ready):.0f} ms, page: {output}"
+    )
 
 
 if __name__ == "__main__":

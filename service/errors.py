@@ -56,6 +56,7 @@ MEANINGS: dict[type[errors.AttentionPatternsError], Meaning] = {
     errors.SegmentsError: Meaning(_BAD, "SEGMENTS"),
     errors.PaddingError: Meaning(_BAD, "PADDING"),
     errors.SelectionError: Meaning(_BAD, "SELECTION"),
+    errors.RequestIdError: Meaning(_BAD, "REQUEST_ID"),
     errors.BundleError: Meaning(_UNFIT, "BUNDLE"),
     errors.SourceError: Meaning(_UNFIT, "SOURCE"),
     errors.ServerError: Meaning(grpc.StatusCode.UNAVAILABLE, "SERVER"),

@@ -1,7 +1,7 @@
-"""Tensors in parts: what one message holds of a tensor, and which parts a large one is sent in."""
+"""Tensors in parts: the parts that a large one is sent in, and selections of layers and heads."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,45 +11,19 @@ from classifier.errors import MessageTooLargeError
 PART_BYTES = 4 << 20  # whole layers up to here go into one part: larger messages are slower a byte
 
 
-@dataclass(frozen=True)
-class SentMaps(AttentionMaps):
-    """Maps of one request: a tensor, a part of it, or a selection from it.
-
-    Attributes:
-        axes: for each leading axis, the indices of its entries in the whole tensor.
-    """
-
-    axes: tuple[Sequence[int], ...] = ()
-
-    @classmethod
-    def of(cls, maps: AttentionMaps, *, first_head: int = 0) -> "SentMaps":
-        """All of ``maps``, its first layer being ``maps.first``."""
-        firsts = {"layer": maps.first, "head": first_head}
-        sizes = zip(maps.names, maps.leading, strict=True)
-        axes = tuple(range(firsts[name], firsts[name] + size) for name, size in sizes)
-        return cls(maps.values, maps.data_type, maps.leading, maps.names, axes=axes)
-
-    def picked(self, *picks: list[int] | slice) -> "SentMaps":
-        """The maps at these places, one pick for each leading axis; slices of the outer axis copy nothing."""
-        tensor = self.values.reshape(*self.leading, self.length, self.length)
-        for number, pick in enumerate(picks):
-            tensor = tensor[(slice(None),) * number + (pick,)]
-        return SentMaps(
-            values=np.ascontiguousarray(tensor).reshape(-1, self.length, self.length),
-            data_type=self.data_type,
-            leading=tensor.shape[:-2],
-            names=self.names,
-            axes=tuple(np.array(axis)[pick].tolist() for axis, pick in zip(self.axes, picks, strict=True)),
-        )
-
-    def where(self, index: int) -> str:
-        """The name of a map in messages, by its indices in the whole tensor."""
-        places = np.unravel_index(index, self.leading) if self.leading else ()
-        inner = ", ".join(f"{n} {axis[int(i)]}" for n, axis, i in zip(self.names, self.axes, places, strict=True))
-        return f"attention[{inner}]" if inner else "attention"
+def picked(maps: AttentionMaps, *picks: list[int] | slice) -> AttentionMaps:
+    """The maps at these places, one pick for each leading axis; slices of the outer axis copy nothing."""
+    tensor = maps.values.reshape(*maps.leading, maps.length, maps.length)
+    for number, pick in enumerate(picks):
+        tensor = tensor[(slice(None),) * number + (pick,)]
+    return replace(
+        maps,
+        values=np.ascontiguousarray(tensor).reshape(-1, maps.length, maps.length),
+        axes=tuple(np.array(axis)[pick].tolist() for axis, pick in zip(maps.axes, picks, strict=True)),
+    )
 
 
-def parts_of(maps: SentMaps, *, limit: int) -> Iterator[SentMaps]:
+def parts_of(maps: AttentionMaps, *, limit: int) -> Iterator[AttentionMaps]:
     """Parts of whole layers, or of some heads of one layer where a layer is over the limit, in order.
 
     Args:
@@ -74,4 +48,4 @@ def parts_of(maps: SentMaps, *, limit: int) -> Iterator[SentMaps]:
     outer = [(slice(n, n + layers),) for n in range(0, maps.leading[0], layers)] if len(maps.leading) > 1 else [()]
     for layer in outer:
         for head in range(0, maps.leading[-1], heads):
-            yield maps.picked(*layer, slice(head, head + heads))
+            yield picked(maps, *layer, slice(head, head + heads))

@@ -1,7 +1,12 @@
+import os
+
 import pytest
 
 from classifier import PatternClassifier
 from service import AttentionServer, Client
+from training.dataset import read_dataset
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # models come from packages or are made by the tests
 
 
 @pytest.fixture(scope="session")
@@ -13,8 +18,6 @@ def classifier():
 @pytest.fixture(scope="session")
 def labelled():
     """The labelled data set."""
-    from training.dataset import read_dataset
-
     return read_dataset()
 
 

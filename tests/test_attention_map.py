@@ -26,7 +26,11 @@ SQUARE = random_maps(12, 12)
         (changed(np.inf), errors.NotFiniteError, r"\[layer 3, head 7\]: row 5, column 2 is inf"),
         (changed(np.inf, dtype=np.float16), errors.NotFiniteError, r"\[layer 3, head 7\]: row 5, column 2 is inf"),
         (changed(np.nan, dtype=np.float16), errors.NotFiniteError, r"\[layer 3, head 7\]: row 5, column 2 is nan"),
-        (changed(-0.001), errors.NegativeAttentionError, r"\[layer 3, head 7\]: row 5, column 2 is -0.001, expected .* 0 to"),
+        (
+            changed(-0.001),
+            errors.NegativeAttentionError,
+            r"\[layer 3, head 7\]: row 5, column 2 is -0.001, expected .* 0 to",
+        ),
         (changed(0.9), errors.RowSumError, r"\[layer 3, head 7\]: row 5 sums to 1\.\d+, expected 1 \+- 0\.01"),
         (SQUARE * 0.9, errors.RowSumError, r"^attention: row 0 sums to 0\.9, expected 1 \+- 0\.01; taken with dropout"),
         (np.zeros((9, 9)), errors.RowSumError, "empty row is a padded query"),

@@ -52,7 +52,6 @@ INPUTS = {
     "causal found": (causal(3, 5, 12, 12), {"tokens": PAIR}),
     "causal": (causal(3, 5, 12, 12), {"causal": True}),
     "not causal": (causal(3, 5, 12, 12), {"causal": False}),
-    "first layer": (random_maps(3, 5, 12, 12), {"first_layer": 6}),
     "in parts": (random_maps(6, 4, 300, 300), {"tokens": ["[CLS]", *["word"] * 298, "[SEP]"]}),
     "in parts, float16": (random_maps(6, 4, 500, 500).astype(np.float16), {}),
 }
@@ -116,7 +115,6 @@ def bad_row(*place, factor=0.5, shape=(6, 4, 300, 300)):
     ("attention", "declared"),
     [
         (bad_row(4, 3, 5), {}),
-        (bad_row(4, 3, 5), {"first_layer": 10}),
         (bad_row(1, 3, 5, factor=-1, shape=(2, 4, 9, 9)), {}),
         (bad_row(1, 3, 5, factor=np.nan, shape=(2, 4, 9, 9)), {}),
         (bad_row(3, 5, shape=(4, 9, 9)), {}),
@@ -132,7 +130,7 @@ def bad_row(*place, factor=0.5, shape=(6, 4, 300, 300)):
         (random_maps(9, 9), {"segments": [3, 4]}),
         (random_maps(9, 9), {"valid_length": 10}),
     ],
-    ids=range(16),
+    ids=range(15),
 )
 def test_an_error_is_the_library_s(classifier, client, attention, declared):
     with pytest.raises(errors.AttentionPatternsError) as here:
@@ -143,8 +141,8 @@ def test_an_error_is_the_library_s(classifier, client, attention, declared):
 
 
 def test_an_error_in_a_split_layer_names_the_head(small):
-    with pytest.raises(errors.RowSumError, match=r"^attention\[layer 7, head 19\]: row 5 sums to 0.5"):
-        small.classify(bad_row(1, 19, 5, shape=(2, 24, 60, 60)), first_layer=6)
+    with pytest.raises(errors.RowSumError, match=r"^attention\[layer 1, head 19\]: row 5 sums to 0.5"):
+        small.classify(bad_row(1, 19, 5, shape=(2, 24, 60, 60)))
 
 
 def test_a_list_of_maps_is_answered_as_by_the_library(classifier, client, small):

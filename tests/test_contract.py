@@ -23,7 +23,9 @@ def generated(tmp_path_factory):
 
 def test_generated_code_is_up_to_date(generated):
     """``make generate`` brings it up to date."""
-    files = sorted(path.relative_to(ROOT) for path in (ROOT / "service/pb").rglob("*_pb2*") if "__pycache__" not in path.parts)
+    files = sorted(
+        path.relative_to(ROOT) for path in (ROOT / "service/pb").rglob("*_pb2*") if "__pycache__" not in path.parts
+    )
     assert len(files) == 3
     for file in files:
         assert (generated / file).read_text() == (ROOT / file).read_text(), file
@@ -31,7 +33,7 @@ def test_generated_code_is_up_to_date(generated):
 
 def test_every_element_has_a_comment(generated):
     (described,) = descriptor_pb2.FileDescriptorSet.FromString((generated / "described").read_bytes()).file
-    commented = {tuple(l.path) for l in described.source_code_info.location if l.leading_comments.strip()}
+    commented = {tuple(at.path) for at in described.source_code_info.location if at.leading_comments.strip()}
     expected = set()
     for m, message in enumerate(described.message_type):
         expected |= {(4, m)} | {(4, m, 2, f) for f in range(len(message.field))}

@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from tests.drawn_maps import random_maps
 from training.dataset import COLUMNS, read_labels, write_labels
 from training.hand_labels import CODES, app, cell_pixels, draw_map
-from tests.drawn_maps import random_maps
 
 COUNT = 15
 
@@ -51,7 +51,11 @@ def test_two_passes_and_a_third_look(folder, tmp_path):
     assert sorted(answer(tmp_path / "third", "D")["map_id"]) == ["m3", "m7"]
     run("collect", tmp_path / "third", "--annotator", "third", "--folder", folder)
     table = read_labels(folder).set_index("map_id")
-    assert table.loc["m3", ["pattern", "annotator_a", "annotator_b"]].tolist() == ["Diagonal", "Vertical", "Heterogeneous"]
+    assert table.loc["m3", ["pattern", "annotator_a", "annotator_b"]].tolist() == [
+        "Diagonal",
+        "Vertical",
+        "Heterogeneous",
+    ]
     assert table.loc["m0", ["pattern", "second"]].tolist() == ["Vertical", "Vertical+Diagonal"]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from classifier.sample import SAMPLE
 from service.demo import running_server
+from training.attention_sources import minilm_folder
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -32,12 +33,10 @@ def test_label_commands_run(line, tmp_path):
     (tmp_path / "dumps").mkdir()
     (tmp_path / "dumps" / "one.npz").write_bytes(SAMPLE.read_bytes())
     (tmp_path / "pairs.tsv").write_text("The tide is out.\tBoats lie on the sand.\nNobody came.\n")
-    from training.attention_sources import minilm_folder
-
     with running_server() as endpoint:
         line = line.replace("127.0.0.1:50051", endpoint).replace("MODEL", str(minilm_folder()))
         command = [str(Path(sys.executable).with_name("attention-label")), *line.split()]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "labels.parquet").stat().st_size > 1000
 

@@ -22,7 +22,6 @@ from service.converters import (
     request_of,
     response_of,
 )
-from service.parts import SentMaps
 from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from service.pb.attention_patterns.v1.attention_patterns_pb2_grpc import AttentionPatternServiceStub
 from service.server import SERVICE
@@ -239,7 +238,7 @@ def test_a_grace_that_is_over_ends_what_is_left(classifier):
 
 @pytest.mark.parametrize("shape", [(9, 9), (5, 9, 9), (3, 5, 9, 9)])
 def test_requests_and_answers_come_back_equal(classifier, shape):
-    maps = SentMaps.of(read_attention(random_maps(*shape), None))
+    maps = read_attention(random_maps(*shape), None)
     declared = {"tokens": ["[CLS]", *["word"] * 7, "[SEP]"], "token_groups": {"a": [3, 1]}, "segments": [4, 5]}
     declaration = read_declaration(9, **declared)
     message = request_of(maps, declared_request(declaration, length=9)).request

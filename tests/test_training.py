@@ -51,7 +51,9 @@ def test_the_net_is_the_papers_kind_and_small():
 
 def test_turning_leaves_causal_maps_alone():
     causal = np.tril(np.ones((20, 20))) / np.arange(1, 21)[:, None]
-    both = images_of([causal.astype(np.float32), np.eye(20, k=3, dtype=np.float32)[:20] + np.eye(20)[:] * 0 + _last(20)])
+    both = images_of(
+        [causal.astype(np.float32), np.eye(20, k=3, dtype=np.float32)[:20] + np.eye(20)[:] * 0 + _last(20)]
+    )
     torch.manual_seed(3)
     seen = torch.stack([turned(both) for _ in range(20)])
     assert (seen[:, 0] == both[0]).all()

@@ -56,37 +56,24 @@ def minilm_attention(texts: list[SourceText]) -> Iterator[TextAttention]:
         )
 
 
-Bias = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
+Logits = NDArray[np.float32]  # [L, L], up to a constant in each row
+Change = Callable[[Logits, NDArray[np.bool_]], Logits]  # of the logits, given which pairs are of one segment
 
 
-def _segment_bias(strength: float) -> Bias:
-    """Adds ``strength`` to the logits between tokens of the same segment."""
-    return lambda log_a, segments: log_a + strength * (segments[:, None] == segments[None, :])
-
-
-def _no_sink(log_a: NDArray[np.float32], segments: NDArray[np.int64]) -> NDArray[np.float32]:
+def _no_sink(logits: Logits) -> Logits:
     """Masks the first and the last token as keys, where this encoder parks its attention."""
-    masked = log_a.copy()
+    masked = logits.copy()
     masked[:, [0, -1]] = -np.inf
     return masked
 
 
-def _causal(log_a: NDArray[np.float32], segments: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Masks the keys after the query, as a decoder does."""
-    return np.where(np.tri(len(log_a), dtype=bool), log_a, -np.inf)
-
-
-def _segment_bias_no_sink(log_a: NDArray[np.float32], segments: NDArray[np.int64]) -> NDArray[np.float32]:
-    return _segment_bias(3.0)(_no_sink(log_a, segments), segments)
-
-
-INTERVENTIONS: dict[str, Bias] = {
-    "segment-bias": _segment_bias(2.5),
-    "segment-bias-no-sink": _segment_bias_no_sink,
-    "no-sink": _no_sink,
-    "causal": _causal,
-    "temperature-half": lambda log_a, segments: log_a / 0.5,
-    "temperature-double": lambda log_a, segments: log_a / 2.0,
+INTERVENTIONS: dict[str, Change] = {
+    "segment-bias": lambda logits, same: logits + 2.5 * same,
+    "segment-bias-no-sink": lambda logits, same: _no_sink(logits) + 3.0 * same,
+    "no-sink": lambda logits, _: _no_sink(logits),
+    "causal": lambda logits, _: np.where(np.tri(len(logits), dtype=bool), logits, -np.inf),
+    "temperature-half": lambda logits, _: logits / 0.5,
+    "temperature-double": lambda logits, _: logits / 2.0,
 }
 NEEDS_PAIR = {"segment-bias", "segment-bias-no-sink"}
 
@@ -94,6 +81,6 @@ NEEDS_PAIR = {"segment-bias", "segment-bias-no-sink"}
 def intervene(name: str, attention: NDArray[np.float32], segments: NDArray[np.int64]) -> NDArray[np.float32]:
     """One map [L, L] under the named intervention: softmax over the changed logits, rows sum to 1."""
     with np.errstate(divide="ignore"):
-        logits = INTERVENTIONS[name](np.log(attention), segments)
+        logits = INTERVENTIONS[name](np.log(attention), segments[:, None] == segments[None, :])
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True), np.float32)

@@ -36,10 +36,10 @@ def main(folder: Annotated[Path, typer.Option(help="where maps.npz and labels.cs
     """Runs the encoder over all source texts, draws the maps and writes them without labels."""
     rng = np.random.default_rng(SEED)
     texts = source_texts()
-    text_split = {}
+    text_split: dict[str, str] = {}
     for kind in sorted({text.kind for text in texts}):  # every kind of text is in every split that can hold one
         text_split |= _deal([text.text_id for text in texts if text.kind == kind], rng)
-    head_split = {}
+    head_split: dict[str, str] = {}
     for layer in range(LAYERS):
         head_split |= _deal([f"{layer}.{head}" for head in range(HEADS)], rng)
     seen = {result.text.text_id: result for result in minilm_attention(texts)}

@@ -17,7 +17,7 @@ from rich import print as show
 from sklearn.metrics import accuracy_score, classification_report, cohen_kappa_score, confusion_matrix, f1_score
 
 from classifier.bundle import ModelBundle
-from classifier.classification import PatternClassifier
+from classifier.pattern_classifier import PatternClassifier
 from classifier.patterns import PATTERNS
 from training.dataset import DATA, LabelledMaps, read_dataset, segment_lengths
 

@@ -1,4 +1,4 @@
-"""Writes the bundled sample, attention of the MiniLM encoder for a pair of sentences: ``python -m training.export_sample``."""
+"""Writes the bundled sample, attention of MiniLM for a pair of sentences: ``python -m training.export_sample``."""
 
 import numpy as np
 

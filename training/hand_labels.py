@@ -7,8 +7,8 @@
     python -m training.hand_labels agreement                       # Cohen's kappa, and F1 of one against the other
 
 ``answers.csv`` has the columns sheet, position, pattern, second, with the codes V, D, VD, B, H; second may be empty.
-The order of the maps on the sheets is drawn anew for every annotator. A sheet tells nothing of a map but its length, its
-segments, whether it is causal, and in a small square the faintest grey that counts as visible, 2.5 / L.
+The order of the maps on the sheets is drawn anew for every annotator. A sheet tells nothing of a map but its length,
+its segments, whether it is causal, and in a small square the faintest grey that counts as visible, 2.5 / L.
 """
 
 from enum import StrEnum
@@ -67,7 +67,7 @@ def draw_sheets(data: LabelledMaps, rows: list[int], folder: Path) -> pd.DataFra
     waiting = sorted(rows, key=lambda row: len(data.maps[row]) // 32)  # stable: random within a band of lengths
     sheet = 0
     while waiting:
-        pictures = []
+        pictures: list[tuple[Image.Image, int]] = []
         for row in waiting:  # as many as fit into equal panels
             info = data.table.iloc[row]
             picture = draw_map(data.maps[row].astype(np.float32), segment_lengths(info["segments"]))
@@ -169,7 +169,9 @@ def agreement(folder: Annotated[Path, typer.Option(help="the data set")] = DATA)
     show(f"{len(table)} maps, {int((a != b).sum())} disputed")
     show(f"Cohen's kappa {cohen_kappa_score(a, b):.3f}")
     if sure.any():
-        show(f"Cohen's kappa {cohen_kappa_score(a[sure], b[sure]):.3f} on the {sure.sum()} maps without a second choice")
+        show(
+            f"Cohen's kappa {cohen_kappa_score(a[sure], b[sure]):.3f} on the {sure.sum()} maps without a second choice"
+        )
     show(f"macro-F1 of one against the other {f1_score(a, b, labels=names, average='macro', zero_division=0):.3f}")
     show(pd.DataFrame(confusion_matrix(a, b, labels=names), index=names, columns=names))
 

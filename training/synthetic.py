@@ -106,14 +106,14 @@ def _lines(rng: np.random.Generator, length: int) -> Matrix:
         width = rng.uniform(0.2, max(0.9, min(2.0, length / 40)))
         distance = np.abs(rows[None, :] - rows[:, None] - offset - wander[:, None])
         part += np.exp(-0.5 * (distance / width) ** 2) * (distance <= max(2, length // 20)) * rng.uniform(0.3, 1)
-    return part * np.exp(rng.normal(0, rng.uniform(0, 0.7), (length, length)))
+    return np.asarray(part * np.exp(rng.normal(0, rng.uniform(0, 0.7), (length, length))))
 
 
 def _squares(rng: np.random.Generator, length: int, segments: tuple[int, ...]) -> Matrix:
     ids = np.repeat(np.arange(len(segments)), segments)
     texture = np.exp(rng.normal(0, rng.uniform(0.1, 1.1), (length, length)))
     columns = np.exp(rng.normal(0, rng.uniform(0, 0.4), (1, length)))
-    return (ids[:, None] == ids[None, :]) * texture * columns
+    return np.asarray((ids[:, None] == ids[None, :]) * texture * columns)
 
 
 def _scatter(rng: np.random.Generator, length: int) -> Matrix:
@@ -126,7 +126,7 @@ def _scatter(rng: np.random.Generator, length: int) -> Matrix:
         return noise * columns * (rng.random((length, length)) < 0.3)
     if kind == 2:  # a band too wide for a line
         distance = np.abs(np.arange(length)[None, :] - np.arange(length)[:, None] + rng.integers(-2, 3))
-        return noise * np.exp(-0.5 * (distance / (length * rng.uniform(0.15, 0.4))) ** 2)
+        return np.asarray(noise * np.exp(-0.5 * (distance / (length * rng.uniform(0.15, 0.4))) ** 2))
     rank = int(rng.integers(2, 5))  # soft patches
     return np.asarray(np.exp(2 * rng.normal(0, 1, (length, rank)) @ rng.normal(0, 1, (rank, length)) / rank))
 
@@ -143,16 +143,21 @@ def _rule(shares: list[Matrix], segments: tuple[int, ...]) -> Pattern | None:
     covered = (stripes + lines) / max(seen, 1e-9)
     standing_out = float(shares[2].sum()) / max(1e-9, float(sum(part.sum() for part in shares[:4])))
     if covered > 0.80 and seen > 0.03 * length:
-        if lines < 0.14 * seen:
-            return Pattern.VERTICAL
-        if stripes < 0.14 * seen:
-            return Pattern.DIAGONAL
-        return Pattern.VERTICAL_DIAGONAL if min(stripes, lines) > 0.25 * seen else None
+        return _of_stripes_and_lines(stripes / seen, lines / seen)
     if covered > 0.68:
         return None
     if len(segments) > 1 and standing_out > 0.6:
         return Pattern.BLOCK
     return Pattern.HETEROGENEOUS if standing_out < 0.3 else None
+
+
+def _of_stripes_and_lines(stripes: float, lines: float) -> Pattern | None:
+    """The class of a map made of them, by their shares of the visible attention; None near the guide's fifth."""
+    if lines < 0.14:
+        return Pattern.VERTICAL
+    if stripes < 0.14:
+        return Pattern.DIAGONAL
+    return Pattern.VERTICAL_DIAGONAL if min(stripes, lines) > 0.25 else None
 
 
 def draw_many(count: int, seed: int) -> list[SyntheticMap]:

@@ -19,10 +19,11 @@ class SourceText:
 def _table(rows: int) -> str:
     """A price table as plain text, one row a line."""
     wares = ("rope", "nails", "lamp oil", "canvas", "tar", "biscuit", "copper wire", "glass", "salt", "beeswax")
-    lines = ["ware | crates | price | port"]
-    for i in range(rows):
-        lines.append(f"{wares[i % len(wares)]} | {7 + 13 * i % 41} | {3 + 17 * i % 29}.50 | {'north' if i % 3 else 'south'}")
-    return "\n".join(lines)
+    rows_of_text = (
+        f"{wares[i % len(wares)]} | {7 + 13 * i % 41} | {3 + 17 * i % 29}.50 | {'north' if i % 3 else 'south'}"
+        for i in range(rows)
+    )
+    return "\n".join(["ware | crates | price | port", *rows_of_text])
 
 
 def _numbered_steps(count: int) -> str:
@@ -61,19 +62,40 @@ _PAIR = (
     ("The new bridge carries cyclists and trams but no cars.", "Cars are not allowed on the new bridge."),
     ("Two women carry a ladder through the orchard.", "Somebody is picking apples in the garden behind the house."),
     ("I have never seen the lake so calm.", "The stock market closed slightly lower today."),
-    ("The violin was made in 1821 from spruce and maple.", "Its maker lived above a cheese shop and never signed his work."),
-    ("Why does bread rise when it is baked?", "Yeast turns sugar into gas, and the gas stretches the dough until the heat sets it."),
+    (
+        "The violin was made in 1821 from spruce and maple.",
+        "Its maker lived above a cheese shop and never signed his work.",
+    ),
+    (
+        "Why does bread rise when it is baked?",
+        "Yeast turns sugar into gas, and the gas stretches the dough until the heat sets it.",
+    ),
     ("The mayor promised to plant a thousand trees.", "The mayor promised to plant a thousand trees by spring."),
-    ("Pour the plaster slowly and tap the mould to free the bubbles.", "If the plaster is poured too fast, air stays inside."),
+    (
+        "Pour the plaster slowly and tap the mould to free the bubbles.",
+        "If the plaster is poured too fast, air stays inside.",
+    ),
     ("The cat ignored the mouse.", "The mouse ignored the cat."),
     ("Our neighbour keeps bees on the roof of the library.", "The library closes at six."),
-    ("Is it safe to swim in the canal?", "The water is tested every week in summer, and so far it has always been clean."),
+    (
+        "Is it safe to swim in the canal?",
+        "The water is tested every week in summer, and so far it has always been clean.",
+    ),
     ("The first draft of the report was forty pages long and had no summary.", "The final report is short."),
     ("Red paint dries faster than blue.", "Blue paint dries more slowly than red paint does."),
-    ("The letter was posted in June and arrived in October, wet and without its stamp.", "It took four months to be delivered."),
-    ("Wind turbines stand along the ridge above the village.", "The villagers own a third of them and share the income."),
+    (
+        "The letter was posted in June and arrived in October, wet and without its stamp.",
+        "It took four months to be delivered.",
+    ),
+    (
+        "Wind turbines stand along the ridge above the village.",
+        "The villagers own a third of them and share the income.",
+    ),
     ("Can goats climb trees?", "In dry regions some goats climb into the branches to reach the fruit."),
-    ("The choir rehearses in the old cinema on Tuesdays.", "On Tuesdays the old cinema is used for rehearsals of the choir."),
+    (
+        "The choir rehearses in the old cinema on Tuesdays.",
+        "On Tuesdays the old cinema is used for rehearsals of the choir.",
+    ),
     ("He opened the window.", "Rain came in."),
 )
 _LIST = (
@@ -89,7 +111,7 @@ _CODE = (
     "for (int i = 0; i < n; i++) { total += prices[i] * counts[i]; }",
     "SELECT name, COUNT(*) FROM orders WHERE year = 2021 GROUP BY name ORDER BY name;",
     "if not path.exists():\n    raise ValueError(f'{path} is missing')\nwith path.open() as file:\n    rows = file.read().split(';')",
-    "{\"id\": 17, \"tags\": [\"a\", \"b\", \"c\"], \"size\": {\"width\": 3, \"height\": 4}}",
+    '{"id": 17, "tags": ["a", "b", "c"], "size": {"width": 3, "height": 4}}',
     "x = a + b\ny = a - b\nz = x * y\nw = z / x\nprint(x, y, z, w)",
 )
 _OTHER_LANGUAGE = (
@@ -112,17 +134,25 @@ _PARAGRAPH = (
     "error. There was none. People answer a stranger at the market in one way and a letter from an office in another.",
 )
 _PARAGRAPH_PAIR = (
-    ("The valley was flooded when the dam was finished. Three villages went under water, and their people were moved to "
-     "new houses on the slope. In dry summers the spire of a church comes out of the lake.",
-     "Which building can be seen when the water of the reservoir is low? People still visit it by rowing boat."),
-    ("Cheese from this region ripens in caves. The air there is cold and damp in every season, and the rind grows a grey "
-     "mould that is brushed off each week by hand.",
-     "The caves are cold in winter and warm in summer, and the cheese is never touched until it is sold."),
-    ("A pendulum clock loses time in summer because its rod grows longer in the heat. Clockmakers learned to build rods "
-     "from two metals that expand against each other.",
-     "Rods of two metals keep the length of the pendulum the same, so that the clock runs evenly through the year."),
-    ("Our committee met four times. It read sixty letters, heard nine witnesses and visited the site twice.",
-     "Our committee met five times. It read seventy letters, heard nine witnesses and visited the site once."),
+    (
+        "The valley was flooded when the dam was finished. Three villages went under water, and their people were moved to "
+        "new houses on the slope. In dry summers the spire of a church comes out of the lake.",
+        "Which building can be seen when the water of the reservoir is low? People still visit it by rowing boat.",
+    ),
+    (
+        "Cheese from this region ripens in caves. The air there is cold and damp in every season, and the rind grows a grey "
+        "mould that is brushed off each week by hand.",
+        "The caves are cold in winter and warm in summer, and the cheese is never touched until it is sold.",
+    ),
+    (
+        "A pendulum clock loses time in summer because its rod grows longer in the heat. Clockmakers learned to build rods "
+        "from two metals that expand against each other.",
+        "Rods of two metals keep the length of the pendulum the same, so that the clock runs evenly through the year.",
+    ),
+    (
+        "Our committee met four times. It read sixty letters, heard nine witnesses and visited the site twice.",
+        "Our committee met five times. It read seventy letters, heard nine witnesses and visited the site once.",
+    ),
 )
 
 
