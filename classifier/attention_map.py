@@ -98,8 +98,8 @@ def read_attention(
     rows, columns = array.shape[-2:]
     if rows != columns:
         raise ShapeError(
-            f"attention has {rows} query rows and {columns} key columns, shape {list(array.shape)}, expected as many of "
-            "one as of the other; cross-attention and cached decoding steps are not self-attention maps"
+            f"attention has {rows} query rows and {columns} key columns, shape {list(array.shape)}, expected as many "
+            "of one as of the other; cross-attention and cached decoding steps are not self-attention maps"
         )
     if array.size == 0:
         raise ShapeError(f"attention is empty, shape {list(array.shape)}, expected at least one map of one token")
@@ -120,8 +120,8 @@ def _as_array(attention: ArrayLike) -> NDArray[Any]:
     except (TypeError, ValueError, RuntimeError) as error:
         kind = f"{type(attention).__module__}.{type(attention).__name__}"
         raise DataTypeError(
-            f"attention of type {kind} cannot be read as an array ({error}); a torch tensor must be detached and on the "
-            "CPU, and bfloat16 is passed as .view(torch.uint16) with data_type='bfloat16'"
+            f"attention of type {kind} cannot be read as an array ({error}); a torch tensor must be detached and on "
+            "the CPU, and bfloat16 is passed as .view(torch.uint16) with data_type='bfloat16'"
         ) from error
 
 
@@ -282,6 +282,6 @@ def _segments(length: int, kept: NDArray[np.int64], segments: ArrayLike | None) 
         ids = np.repeat(np.arange(len(given)), given)
         return np.asarray(ids[kept] if len(ids) == length else ids, np.int64)
     raise SegmentsError(
-        f"segments is {given.tolist()!r:.80} (sum {given.sum()}), expected lengths that sum to {len(kept)} or one id for "
-        f"each of {len(kept)} tokens"
+        f"segments is {given.tolist()!r:.80} (sum {given.sum()}), expected lengths that sum to {len(kept)} or one id "
+        f"for each of {len(kept)} tokens"
     )
