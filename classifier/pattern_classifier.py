@@ -44,7 +44,7 @@ class PatternClassifier(Classifier):
 
     def warm_up(self) -> None:
         """Loads the compiled kernel for every data type, compiling it on a machine's first run (10 seconds)."""
-        one = np.ones((1, 1))
+        one = np.full((2, 2), 0.5)
         for array in (one, one.astype(np.float32), one.astype(np.float16)):
             self.classify(array)
 
