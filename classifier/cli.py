@@ -58,7 +58,7 @@ def main(
         with _classifier(endpoint, bundle=bundle) as engine:
             source = _model_source(model, texts) if model and texts else _dump_source(dumps or [])
             summary = _label(source, engine=engine, output=output, quiet=quiet)
-    except AttentionPatternsError as error:
+    except (AttentionPatternsError, OSError) as error:  # OSError: a full disk, a folder without permission
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     if not quiet:
