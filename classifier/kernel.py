@@ -2,7 +2,8 @@
 
 Each row is read from memory once into a buffer that stays in the first-level cache; everything else works on that
 buffer or on small per-map sums. The kernel releases the interpreter lock, so threads run it side by side. It is
-compiled once for each of uint16 (float16 and bfloat16 bits), float32 and float64, and cached on disk.
+compiled once for each of uint16 (float16 and bfloat16 bits), float32 and float64, and cached on disk. All compiled
+code stands in this one file: numba's cache sees only changes of the file that holds the function called.
 """
 
 import math

@@ -4,6 +4,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
@@ -221,3 +223,14 @@ def test_a_bad_file_does_not_hide_the_next(tmp_path):
     bad, good = read(tmp_path)
     assert (bad.input_id, good.input_id) == ("a.npz", "b.npy")
     assert isinstance(bad, FailedInput)
+
+
+@given(content=st.binary(max_size=400), suffix=st.sampled_from(["npy", "npz", "safetensors"]), start=st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_read_or_fail_by_name(tmp_path_factory, content, suffix, start):
+    """Bytes from anywhere, also behind a right beginning, give an input or a SourceError and nothing else."""
+    path = tmp_path_factory.mktemp("any") / f"one.{suffix}"
+    magic = {"npy": b"\x93NUMPY\x01\x00", "npz": b"PK\x03\x04", "safetensors": (64).to_bytes(8, "little") + b"{"}
+    path.write_bytes((magic[suffix] if start else b"") + content)
+    for one in read(path):
+        assert not isinstance(one, FailedInput) or isinstance(one.error, SourceError)
