@@ -7,6 +7,7 @@ code stands in this one file: numba's cache sees only changes of the file that h
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,19 @@ from numba.extending import overload
 
 FLOAT, FLOAT16, BFLOAT16 = 0, 1, 2  # how the bits of a value are read; FLOAT: float32 or float64 as they are
 OK, NOT_FINITE, NEGATIVE, ROW_SUM, ABOVE_DIAGONAL = 0, 1, 2, 3, 4  # verdicts on a map
-# Sums may be reordered, or they would not vectorise; NaN and infinity keep their meaning. Python's error model would
-# put a branch for zero into every division, and that too keeps loops scalar.
-_compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "contract"}, error_model="numpy")
+
+
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Compiles on first call and caches on disk, where there is a folder for it: beside this file or in the home.
+
+    Sums may be reordered, or they would not vectorise; NaN and infinity keep their meaning. Python's error model would
+    put a branch for zero into every division, and that too keeps loops scalar.
+    """
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract"}, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # a read-only installation and no home
+        return njit(**options)(function)
 
 
 def _load_row(source: Any, target: Any, bits: Any, encoding: int) -> None:

@@ -1,6 +1,12 @@
 """The net at work: images in, probabilities out, by onnxruntime."""
 
+import os
+
 import numpy as np
+
+# From 1.29 on, onnxruntime reports to its makers unless told otherwise before it is loaded; this tool sends nothing.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime
 from numpy.typing import NDArray
 
