@@ -42,6 +42,12 @@ def test_torch_and_onnxruntime_agree(trained):
     assert ModelBundle.read(folder).image_size == IMAGE_SIZE
 
 
+def test_no_machine_is_named_in_the_model(trained):
+    """The exporter notes where each operation was called; that does not leave the machine."""
+    for folder in (trained[1], BUNDLED):
+        assert b".py" not in (folder / "model.onnx").read_bytes()
+
+
 def test_the_net_is_the_papers_kind_and_small():
     net = PatternNet()
     assert sum(isinstance(layer, torch.nn.Conv2d) for layer in net.modules()) == 8

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import onnx
 import torch
 import typer
 from rich import print as show
@@ -93,17 +94,17 @@ def export(net: PatternNet, folder: Path, *, dataset_sha256: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     maps = torch.export.Dim("maps", min=1)
     example = torch.zeros(2, CHANNELS, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
-    torch.onnx.export(
+    program = torch.onnx.export(
         Probabilities(net).eval(),
         (example,),
-        folder / "model.onnx",
         input_names=["images"],
         output_names=["probabilities"],
         dynamic_shapes={"images": {0: maps}},
-        external_data=False,
         dynamo=True,
         verbose=False,
     )
+    assert program is not None
+    onnx.save(_without_traces(program.model_proto), folder / "model.onnx")
     content = {
         "name": NAME,
         "version": VERSION,
@@ -117,6 +118,15 @@ def export(net: PatternNet, folder: Path, *, dataset_sha256: str) -> None:
         "metrics": {},
     }
     _write_json(folder / "bundle.json", content)
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the exporter's stack traces, which hold the paths of the machine it ran on."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return model
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:
