@@ -28,6 +28,7 @@ train: .venv/dev  ## the shipped model bundle, from the labelled data set
 	$(RUN) -m training.train
 
 bench: .venv/lean  ## speed in ratios, measured in one run
+	$(RUN) -m classifier.benchmark
 	$(RUN) -m service.benchmark
 
 lock: .venv/uv  ## the lock files

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from classifier.errors import BundleError
-from classifier.patterns import PATTERNS
+from classifier.patterns import PATTERN_NAMES
 from classifier.rendering import CHANNELS, RENDERING_VERSION
 
 BUNDLED = Path(__file__).parent / "assets" / "model"
@@ -53,7 +53,7 @@ class ModelBundle:
         except (OSError, ValueError) as error:
             raise BundleError(f"model bundle {folder} cannot be read: {error}") from error
         expected = {
-            "classes": [str(pattern) for pattern in PATTERNS],
+            "classes": PATTERN_NAMES.tolist(),
             "channels": CHANNELS,
             "rendering_version": RENDERING_VERSION,
             "sha256": actual,

@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from classifier.classification import Classification
-from classifier.patterns import PATTERNS
+from classifier.patterns import PATTERN_NAMES, PATTERNS
 
 SCHEMA_VERSION = 1  # raised whenever a column changes its name, type or meaning
 
@@ -94,9 +94,8 @@ def head_rows(
 
 
 def _patterns(result: Classification) -> pa.DictionaryArray:
-    names = np.array([str(pattern) for pattern in PATTERNS])
-    codes = (result.patterns.reshape(-1, 1) == names).argmax(axis=1)
-    return pa.DictionaryArray.from_arrays(codes.astype(np.int8), pa.array(names))
+    codes = (result.patterns.reshape(-1, 1) == PATTERN_NAMES).argmax(axis=1)
+    return pa.DictionaryArray.from_arrays(codes.astype(np.int8), pa.array(PATTERN_NAMES))
 
 
 def _positions(flags: NDArray[np.bool_]) -> pa.ListArray:

@@ -17,12 +17,10 @@ from classifier.classification import Classification, Classifier
 from classifier.errors import AttentionPatternsError
 from classifier.label_input import FailedInput, LabelInput
 from classifier.label_table import head_rows, table_schema
-from classifier.patterns import PATTERNS
+from classifier.patterns import PATTERN_NAMES, PATTERNS
 
 ROW_GROUP = 16_384  # rows; small enough to hold, large enough to compress and to skip
 IN_FLIGHT = 2  # inputs classified at once, so that reading, classifying and writing overlap
-
-_NAMES = np.array([str(pattern) for pattern in PATTERNS])
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ class _RunningTally:
     def add(self, result: Classification) -> None:
         shape = self._counts.shape[:2]
         self._inputs += 1
-        self._counts += result.patterns.reshape(*shape, 1) == _NAMES
+        self._counts += result.patterns.reshape(*shape, 1) == PATTERN_NAMES
         for name, group in result.attention_to.items():
             inputs, total = self._shares.get(name, (0, np.zeros(shape)))
             self._shares[name] = (inputs + 1, total + group.share.reshape(shape))

@@ -13,12 +13,11 @@ from classifier.attention_map import SHORTEST_LABELLED, AttentionMaps, Declarati
 from classifier.bundle import ModelBundle
 from classifier.classification import Classification, Classifier
 from classifier.measures import attention_to, evidence
-from classifier.patterns import PATTERNS, Pattern
+from classifier.patterns import PATTERN_NAMES, PATTERNS, Pattern
 from classifier.rendering import Survey, find_causal, survey
 from classifier.session import NetSession
 
 CHUNK = 36  # maps rendered and classified at a time: their images stay in the second-level cache
-_NAMES = np.array([str(pattern) for pattern in PATTERNS])
 _BLOCK = PATTERNS.index(Pattern.BLOCK)
 
 
@@ -58,7 +57,7 @@ class PatternClassifier(Classifier):
         answer = allowed.argmax(axis=1)
         top = np.sort(probabilities, axis=1)
         return Classification(
-            patterns=_NAMES[answer].reshape(maps.leading),
+            patterns=PATTERN_NAMES[answer].reshape(maps.leading),
             probabilities=probabilities.reshape(*maps.leading, len(PATTERNS)),
             margin=(top[:, -1] - top[:, -2]).reshape(maps.leading),
             overruled=(answer != net).reshape(maps.leading),

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+import numpy as np
+
 
 class Pattern(StrEnum):
     """The classes of Kovaleva et al. 2019, section 4.1, in the order used everywhere (arrays, bundle, wire, files)."""
@@ -14,3 +16,4 @@ class Pattern(StrEnum):
 
 
 PATTERNS: tuple[Pattern, ...] = tuple(Pattern)
+PATTERN_NAMES = np.array([str(pattern) for pattern in PATTERNS])  # [5], for arrays of names

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from classifier.patterns import PATTERNS, Pattern
+from classifier.patterns import PATTERN_NAMES, PATTERNS, Pattern
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; black letters are legible on all of it.
 _COLOURS = {
@@ -37,8 +37,7 @@ def pattern_counts(patterns: ArrayLike) -> NDArray[np.int64]:
     given = np.asarray(patterns)
     if given.dtype.kind != "U":
         return given.astype(np.int64)
-    names = np.array([str(pattern) for pattern in PATTERNS])
-    return np.asarray(given[..., None] == names, np.int64)
+    return np.asarray(given[..., None] == PATTERN_NAMES, np.int64)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Speed of serving against the same work in one process: ``make bench``.
 
 Both are measured in one run, in turns over several rounds; the table gives medians and their ratio, which stays put
-where the machine's own speed drifts. Maps are softmaxes of random logits with a sink, 12 x 12 heads.
+where the machine's own speed drifts.
 """
 
 import time
@@ -16,19 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from classifier import PatternClassifier
+from classifier.benchmark import HEADS, LAYERS, sample_attention
 from service.client import Client
 from service.demo import running_server
 
-LAYERS, HEADS = 12, 12
 CALLERS = (1, 4)
-
-
-def attention(length: int) -> NDArray[np.float32]:
-    """Attention [12, 12, L, L] with a sink in the first column."""
-    logits = 2 * np.random.default_rng(length).standard_normal((LAYERS, HEADS, length, length), np.float32)
-    logits[..., 0] += 4
-    weights = np.exp(logits)
-    return np.asarray(weights / weights.sum(axis=-1, keepdims=True), np.float32)
 
 
 def maps_per_second(
@@ -62,7 +54,7 @@ def main(
     with running_server() as endpoint, Client(endpoint) as client:
         for length in (64, 128, 512):
             for dtype in (np.float32, np.float16):
-                maps = attention(length).astype(dtype)
+                maps = sample_attention(length).astype(dtype)
                 for callers in CALLERS:
                     classifier.classify(maps), client.classify(maps)
                     rates = np.array(

@@ -25,7 +25,7 @@ from classifier.errors import (
     TokenGroupsError,
 )
 from classifier.measures import AttentionTo, Evidence
-from classifier.patterns import PATTERNS, Pattern
+from classifier.patterns import PATTERN_NAMES, PATTERNS, Pattern
 from classifier.special_tokens import is_special
 from service.errors import Failure
 from service.parts import picked
@@ -49,7 +49,6 @@ _CAUSAL: dict[int, bool | None] = {
 _CAUSALITIES = {causal: pb.Causality.Name(number) for number, causal in _CAUSAL.items()}
 _PATTERN_OF = {pb.Pattern.Value(f"PATTERN_{pattern.name}"): pattern for pattern in PATTERNS}
 _NUMBER_OF = {str(pattern): number for number, pattern in _PATTERN_OF.items()}
-_NAME_TYPE = np.array(list(_NUMBER_OF)).dtype
 _MASSES = ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "row_entropy")
 _RATIOS = ("share", "max_token_share", "baseline", "share_from_outside", "share_from_inside")
 _Message = TypeVar("_Message", bound=Message)
@@ -234,7 +233,7 @@ def classification_of(
     if len(heads) != math.prod(leading):
         raise ServerError(f"the server answered for {len(heads)} heads, expected {math.prod(leading)}")
     return Classification(
-        patterns=np.array([_PATTERN_OF[head.pattern] for head in heads], _NAME_TYPE).reshape(leading),
+        patterns=np.array([_PATTERN_OF[head.pattern] for head in heads], PATTERN_NAMES.dtype).reshape(leading),
         probabilities=np.array([list(head.probabilities) for head in heads], np.float32).reshape(*leading, -1),
         margin=_column(heads, "margin", leading),
         overruled=_column(heads, "overruled", leading, np.bool_),

@@ -1,4 +1,4 @@
-"""Collects the maps to be labelled: ``python -m training.collect_maps [--folder training/data]``.
+"""Collects the maps to be labelled: ``python -m training.collect_maps --folder NEW``.
 
 Texts and heads are dealt to train, validation and test, each by itself; a map is eligible where text and head stand on
 the same side, so that no text and no (layer, head) of the test split is seen in training. Within a split the maps are
@@ -34,6 +34,8 @@ def _deal(names: list[str], rng: np.random.Generator) -> dict[str, str]:
 
 def main(folder: Annotated[Path, typer.Option(help="where maps.npz and labels.csv are written")] = DATA) -> None:
     """Runs the encoder over all source texts, draws the maps and writes them without labels."""
+    if (folder / "labels.csv").exists():
+        raise typer.BadParameter(f"{folder} holds labels.csv, whose hand labels would be lost; expected a new --folder")
     rng = np.random.default_rng(SEED)
     texts = source_texts()
     text_split: dict[str, str] = {}

@@ -18,10 +18,10 @@ from sklearn.metrics import accuracy_score, classification_report, cohen_kappa_s
 
 from classifier.bundle import ModelBundle
 from classifier.pattern_classifier import PatternClassifier
-from classifier.patterns import PATTERNS
+from classifier.patterns import PATTERN_NAMES
 from training.dataset import DATA, LabelledMaps, read_dataset, segment_lengths
 
-NAMES = [str(pattern) for pattern in PATTERNS]
+NAMES = PATTERN_NAMES.tolist()
 
 
 def answers(bundle: ModelBundle, data: LabelledMaps) -> list[str]:

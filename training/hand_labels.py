@@ -23,12 +23,12 @@ from PIL import Image, ImageDraw
 from rich import print as show
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 
-from classifier.patterns import PATTERNS
+from classifier.patterns import PATTERN_NAMES
 from training.dataset import DATA, LabelledMaps, read_dataset, read_labels, segment_lengths, write_labels
 
 SHEET = (1200, 870)  # pixels, width and height: what a screen shows unscaled
 CAPTION = 22  # pixels above a map
-CODES = dict(zip(("V", "D", "VD", "B", "H"), map(str, PATTERNS), strict=True))
+CODES = dict(zip(("V", "D", "VD", "B", "H"), PATTERN_NAMES.tolist(), strict=True))
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
 
@@ -165,7 +165,7 @@ def agreement(folder: Annotated[Path, typer.Option(help="the data set")] = DATA)
     table = read_labels(folder)
     a, b = table["annotator_a"], table["annotator_b"]
     sure = (table["annotator_a_second"] == "") & (table["annotator_b_second"] == "")
-    names = [str(p) for p in PATTERNS]
+    names = PATTERN_NAMES.tolist()
     show(f"{len(table)} maps, {int((a != b).sum())} disputed")
     show(f"Cohen's kappa {cohen_kappa_score(a, b):.3f}")
     if sure.any():

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2 import functional as vision
 
 from classifier.bundle import BUNDLED, ModelBundle
-from classifier.patterns import PATTERNS
+from classifier.patterns import PATTERN_NAMES, PATTERNS
 from classifier.rendering import CHANNELS, RENDERING_VERSION, render
 from training.card import write_card
 from training.dataset import DATA, LabelledMaps, read_dataset
@@ -50,7 +50,7 @@ def synthetic_examples() -> tuple[torch.Tensor, torch.Tensor]:
 
 def hand_labelled_examples(data: LabelledMaps) -> tuple[torch.Tensor, torch.Tensor]:
     """Images and soft targets float32 [maps, 5] of hand-labelled maps."""
-    names = [str(pattern) for pattern in PATTERNS]
+    names = PATTERN_NAMES.tolist()
     targets = torch.zeros(len(data.maps), len(names))
     for target, first, second in zip(targets, data.table["pattern"], data.table["second"], strict=True):
         target[names.index(first)] = 1.0
@@ -109,7 +109,7 @@ def export(net: PatternNet, folder: Path, *, dataset_sha256: str) -> None:
         "name": NAME,
         "version": VERSION,
         "sha256": hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest(),
-        "classes": [str(pattern) for pattern in PATTERNS],
+        "classes": PATTERN_NAMES.tolist(),
         "image_size": IMAGE_SIZE,
         "channels": CHANNELS,
         "rendering_version": RENDERING_VERSION,
@@ -136,10 +136,11 @@ def _write_json(path: Path, content: dict[str, object]) -> None:
 def main(
     output: Annotated[Path, typer.Option(help="the bundle's folder")] = BUNDLED,
     folder: Annotated[Path, typer.Option(help="the labelled data set")] = DATA,
+    threads: Annotated[int, typer.Option(help="cores to use; another number sums in another order", min=1)] = 2,
 ) -> None:
     """Trains, exports, measures the exported bundle and writes its card."""
     torch.manual_seed(SEED)
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     data = read_dataset(folder)
     net = PatternNet()
     images, targets = synthetic_examples()
