@@ -43,10 +43,11 @@ class Evidence:
 
     Attributes:
         visible_mass: mass of the visible cells.
-        stripe_mass: visible mass in stripes: columns visible in at least half of the rows that can reach them.
+        stripe_mass: visible mass in stripes: columns visible in at least half of the rows that can reach them (in a
+            causal map, of columns that at least a quarter of the rows can reach).
         stripes: which columns are stripes, bool, leading axes + [L as sent]; False in padding.
         line_mass: visible mass in lines: runs of at most max(5, L / 10) neighbouring diagonals, each visible in at
-            least half of its cells outside the stripes; diagonals of fewer than L / 4 cells are not counted.
+            least half of its cells outside the stripes; diagonals of fewer than L / 4 such cells are not counted.
         line_offset: key minus query position of the heaviest diagonal in a line (-1: the previous token), int32; 0 and
             meaningless where ``line_mass`` is 0.
         stripe_or_line_mass: visible mass in stripes or lines, common cells counted once.
