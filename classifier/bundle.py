@@ -26,6 +26,7 @@ class ModelBundle:
         sha256: of ``model.onnx``, hexadecimal.
         image_size: pixels a side of the images the net reads.
         rendering_version: of the rendering the net was trained with.
+        uncertain_below: answers of a lower probability are marked uncertain, 0 to 1.
         dataset_sha256: of the labels the net was trained on, hexadecimal.
         metrics: figure -> value, as measured when the bundle was exported.
     """
@@ -36,6 +37,7 @@ class ModelBundle:
     sha256: str
     image_size: int
     rendering_version: int
+    uncertain_below: float
     dataset_sha256: str
     metrics: Mapping[str, float]
 
@@ -69,6 +71,7 @@ class ModelBundle:
                 sha256=actual,
                 image_size=int(content["image_size"]),
                 rendering_version=int(content["rendering_version"]),
+                uncertain_below=float(content["uncertain_below"]),
                 dataset_sha256=str(content["dataset_sha256"]),
                 metrics=MappingProxyType({str(k): float(v) for k, v in content["metrics"].items()}),
             )

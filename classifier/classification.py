@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,8 @@ class Classification:
         patterns: the answer for each map, an array of strings (equal to ``Pattern`` members) of the leading axes.
         probabilities: what the net said, float32, leading axes + [5], in the order of ``Pattern``; they sum to 1.
         margin: difference of the two highest probabilities, float32, leading axes.
+        uncertain: where the answer's probability is below the model's threshold, below which it is often wrong; bool,
+            leading axes. ``patterns`` holds the best answer there too.
         overruled: where the answer is not the net's first: Block on an input of one segment; bool, leading axes.
         causal: where the map is causal, as declared or, layer by layer, as found; bool, leading axes.
         evidence: the pattern's elements, measured from the matrix.
@@ -35,6 +37,7 @@ class Classification:
     patterns: NDArray[np.str_]
     probabilities: NDArray[np.float32]
     margin: NDArray[np.float32]
+    uncertain: NDArray[np.bool_]
     overruled: NDArray[np.bool_]
     causal: NDArray[np.bool_]
     evidence: Evidence
@@ -52,6 +55,7 @@ class Prediction:
     pattern: Pattern
     probabilities: NDArray[np.float32]
     margin: float
+    uncertain: bool
     overruled: bool
     causal: bool
     length: int
@@ -106,7 +110,7 @@ class Classifier(ABC):
             mask=mask,
             causal=causal,
         )
-        return self.classify_read(maps, declaration)
+        return _doubted(self.classify_read(maps, declaration))
 
     def classify_maps(
         self,
@@ -148,11 +152,25 @@ class Classifier(ABC):
         return [found[index] for index in range(len(read))]
 
 
+def _doubted(result: Classification) -> Classification:
+    """Warns where half of an input's maps are uncertain or even: such an input is hardly a trained model's attention."""
+    even = result.evidence.visible_mass == 0
+    doubtful = int((result.uncertain | even).sum())
+    if 2 * doubtful < result.patterns.size:
+        return result
+    warning = (
+        f"{doubtful} of {result.patterns.size} maps are uncertain ({int(result.uncertain.sum())}) or have no cell of "
+        f"2.5 / L ({int(even.sum())}): attention of a trained model?"
+    )
+    return replace(result, warnings=(*result.warnings, warning))
+
+
 def _prediction(result: Classification, n: int) -> Prediction:
     return Prediction(
         pattern=Pattern(str(result.patterns[n])),
         probabilities=result.probabilities[n],
         margin=float(result.margin[n]),
+        uncertain=bool(result.uncertain[n]),
         overruled=bool(result.overruled[n]),
         causal=bool(result.causal[n]),
         length=result.length,

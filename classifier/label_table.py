@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from classifier.classification import Classification
 from classifier.patterns import PATTERN_NAMES, PATTERNS
 
-SCHEMA_VERSION = 1  # raised whenever a column changes its name, type or meaning
+SCHEMA_VERSION = 2  # raised whenever a column changes its name, type or meaning
 
 _ATTENTION_TO = pa.struct(
     [
@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         ("pattern", pa.dictionary(pa.int8(), pa.string())),
         *((name, pa.float32()) for name in _PROBABILITIES),  # what the net said
         ("margin", pa.float32()),
+        ("uncertain", pa.bool_()),
         ("overruled", pa.bool_()),
         ("causal", pa.bool_()),
         ("too_short", pa.bool_()),
@@ -68,7 +69,7 @@ def head_rows(
         "head": np.tile(np.arange(heads, dtype=np.int32), layers),
         "pattern": _patterns(result),
         **dict(zip(_PROBABILITIES, result.probabilities.reshape(-1, len(PATTERNS)).T, strict=True)),
-        **{name: getattr(result, name).ravel() for name in ("margin", "overruled", "causal")},
+        **{name: getattr(result, name).ravel() for name in ("margin", "uncertain", "overruled", "causal")},
         **{name: getattr(evidence, name).ravel() for name in ("visible_mass", "stripe_mass", "line_mass")},
         "stripes": _positions(evidence.stripes.reshape(layers * heads, -1)),
         "line_offset": pa.array(evidence.line_offset.ravel(), mask=evidence.line_mass.ravel() == 0),

@@ -60,6 +60,9 @@ class PatternClassifier(Classifier):
             patterns=PATTERN_NAMES[answer].reshape(maps.leading),
             probabilities=probabilities.reshape(*maps.leading, len(PATTERNS)),
             margin=(top[:, -1] - top[:, -2]).reshape(maps.leading),
+            uncertain=(probabilities[np.arange(len(answer)), answer] < self.bundle.uncertain_below).reshape(
+                maps.leading
+            ),
             overruled=(answer != net).reshape(maps.leading),
             causal=seen.causal.reshape(maps.leading),
             evidence=evidence(maps, declaration, seen),

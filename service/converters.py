@@ -198,7 +198,7 @@ def response_of(
         **dict(zip(maps.names, zip(*product(*maps.axes), strict=True), strict=False)),  # a lone map has no axes
         "pattern": [_NUMBER_OF[name] for name in _flat(result.patterns)],
         "probabilities": result.probabilities.reshape(-1, len(PATTERNS)).tolist(),
-        **{name: _flat(getattr(result, name)) for name in ("margin", "overruled", "causal")},
+        **{name: _flat(getattr(result, name)) for name in ("margin", "uncertain", "overruled", "causal")},
         "evidence": _evidence_messages(result.evidence, maps.length),
     }
     if groups:
@@ -236,6 +236,7 @@ def classification_of(
         patterns=np.array([_PATTERN_OF[head.pattern] for head in heads], PATTERN_NAMES.dtype).reshape(leading),
         probabilities=np.array([list(head.probabilities) for head in heads], np.float32).reshape(*leading, -1),
         margin=_column(heads, "margin", leading),
+        uncertain=_column(heads, "uncertain", leading, np.bool_),
         overruled=_column(heads, "overruled", leading, np.bool_),
         causal=_column(heads, "causal", leading, np.bool_),
         evidence=_evidence_of([head.evidence for head in heads], leading=leading, length=length),

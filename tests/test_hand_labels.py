@@ -1,11 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from tests.drawn_maps import random_maps
-from training import collect_maps
 from training.dataset import COLUMNS, read_labels, write_labels
 from training.hand_labels import CODES, app, cell_pixels, draw_map
 
@@ -95,10 +93,3 @@ def test_cells_are_legible(length, least):
 
 def test_codes_cover_the_patterns():
     assert len(set(CODES.values())) == 5
-
-
-def test_collecting_maps_never_overwrites_hand_labels(folder):
-    before = (folder / "labels.csv").read_bytes()
-    with pytest.raises(typer.BadParameter, match="hand labels would be lost"):
-        collect_maps.main(folder)
-    assert (folder / "labels.csv").read_bytes() == before

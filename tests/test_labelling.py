@@ -36,7 +36,7 @@ def test_a_row_says_what_the_classifier_says(tmp_path, classifier):
         assert row["pattern"] == result.patterns[at]
         names = ("vertical", "diagonal", "vertical_diagonal", "block", "heterogeneous")
         assert [row[f"probability_{name}"] for name in names] == result.probabilities[at].tolist()
-        for name in ("margin", "overruled", "causal"):
+        for name in ("margin", "uncertain", "overruled", "causal"):
             assert row[name] == getattr(result, name)[at]
         for name in ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "segment_mass", "row_entropy"):
             assert row[name] == getattr(result.evidence, name)[at]

@@ -1,4 +1,4 @@
-"""Runs the MiniLM encoder over the source texts and yields its attention, as it is and under stated interventions.
+"""Runs the models whose attention is labelled over the source texts, as they are and under stated interventions.
 
 An intervention is a bias on the attention logits of one head, or a temperature: the softmax is taken again over
 ``log A + bias``, which equals adding the bias to the head's own logits. Such maps are marked by their source.
@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
+from training.shapes import draw_shapes
 from training.texts import SourceText
 
 MODEL = "all-MiniLM-L6-v2"
@@ -39,11 +40,11 @@ def minilm_folder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def minilm_attention(texts: list[SourceText]) -> Iterator[TextAttention]:
-    """Yields the attention of the MiniLM encoder for each text, text pairs with segment ids 0 and 1."""
+def minilm_attention(texts: list[SourceText], weights: Path | None = None) -> Iterator[TextAttention]:
+    """Yields the attention of the MiniLM encoder, or of a fine-tuned one, text pairs with segment ids 0 and 1."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
-    model = AutoModel.from_pretrained(minilm_folder(), attn_implementation="eager").eval()
+    model = AutoModel.from_pretrained(weights or minilm_folder(), attn_implementation="eager").eval()
     for text in texts:
         encoding = tokenizer(text.first, text.second, return_tensors="pt", truncation=True)
         with torch.inference_mode():
@@ -53,6 +54,65 @@ def minilm_attention(texts: list[SourceText]) -> Iterator[TextAttention]:
             tokens=tuple(tokenizer.convert_ids_to_tokens(encoding["input_ids"][0].tolist())),
             segments=encoding["token_type_ids"][0].numpy(),
             attention=torch.cat(layers).numpy(),  # each [1, heads, L, L] -> [layers, heads, L, L]
+        )
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, text: SourceText, limit: int, *, cls_last: bool = False
+) -> tuple[list[int], list[int]]:
+    """Token ids and segment ids, cut to ``limit`` tokens: [CLS] first [SEP] second [SEP]; in XLNet [CLS] comes last."""
+    one = tokenizer.encode(text.first, add_special_tokens=False)
+    two = tokenizer.encode(text.second, add_special_tokens=False) if text.second else []
+    room = limit - 3
+    two = two[: max(room - len(one), room // 2)]
+    one = one[: room - len(two)]
+    cls, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
+    first, second = [*one, *sep], [*two, *sep] if two else []
+    ids = first + second + cls if cls_last else cls + first + second
+    return ids, [0] * (len(ids) - len(second) - cls_last) + [1] * (len(second) + cls_last) if two else [0] * len(ids)
+
+
+def text_model_attention(
+    texts: list[SourceText], weights: Path, tokenizer: PreTrainedTokenizerFast, limit: int
+) -> Iterator[TextAttention]:
+    """Yields the attention of a model of ``source_models``; decoders read one text, a pair as two lines of it."""
+    model = AutoModel.from_pretrained(weights, attn_implementation="eager").eval()
+    decoder = model.config.model_type in ("gpt2", "llama")
+    for text in texts:
+        if decoder:
+            ids = [
+                tokenizer.cls_token_id,
+                *tokenizer.encode(f"{text.first} {text.second or ''}", add_special_tokens=False),
+            ]
+            ids, segments = ids[:limit], [0] * len(ids[:limit])
+        else:
+            ids, segments = encode(tokenizer, text, limit, cls_last=model.config.model_type == "xlnet")
+        types = {} if decoder else {"token_type_ids": torch.tensor([segments])}
+        with torch.inference_mode():
+            layers = model(input_ids=torch.tensor([ids]), output_attentions=True, **types).attentions
+        yield TextAttention(
+            text=text,
+            tokens=tuple(tokenizer.convert_ids_to_tokens(ids)),
+            segments=np.array(segments),
+            attention=torch.cat(layers).numpy(),
+        )
+
+
+def vision_attention(count: int, weights: Path) -> Iterator[TextAttention]:
+    """Yields the attention of the vision transformer for drawn images: [CLS] and the patches, row by row."""
+    model = AutoModel.from_pretrained(weights, attn_implementation="eager", add_pooling_layer=False).eval()
+    rng = np.random.default_rng(20260104)
+    for i in range(count):
+        image, _ = draw_shapes(rng)
+        with torch.inference_mode():
+            layers = model(torch.from_numpy(image)[None], output_attentions=True).attentions
+        attention = torch.cat(layers).numpy()
+        length = attention.shape[-1]
+        yield TextAttention(
+            text=SourceText(f"image-{i:03}", "image", ""),
+            tokens=("[CLS]", *(f"patch {n}" for n in range(length - 1))),
+            segments=np.zeros(length, np.int64),
+            attention=attention,
         )
 
 
@@ -72,6 +132,7 @@ INTERVENTIONS: dict[str, Change] = {
     "segment-bias-no-sink": lambda logits, same: _no_sink(logits) + 3.0 * same,
     "no-sink": lambda logits, _: _no_sink(logits),
     "causal": lambda logits, _: np.where(np.tri(len(logits), dtype=bool), logits, -np.inf),
+    "sink": lambda logits, _: logits + 4.0 * (np.arange(len(logits)) == 0),
     "temperature-half": lambda logits, _: logits / 0.5,
     "temperature-double": lambda logits, _: logits / 2.0,
 }

@@ -56,11 +56,17 @@ def write_labels(table: pd.DataFrame, folder: Path = DATA) -> None:
     partial.replace(folder / "labels.csv")
 
 
+def read_maps(folder: Path = DATA) -> dict[str, NDArray[np.float16]]:
+    """Reads ``maps.npz``: map_id -> [L, L]."""
+    with np.load(folder / "maps.npz", allow_pickle=False) as archive:
+        return {map_id: archive[map_id] for map_id in archive.files}
+
+
 def read_dataset(folder: Path = DATA) -> LabelledMaps:
     """Reads maps and labels."""
     table = read_labels(folder)
-    with np.load(folder / "maps.npz", allow_pickle=False) as archive:
-        return LabelledMaps(tuple(archive[map_id] for map_id in table["map_id"]), table)
+    maps = read_maps(folder)
+    return LabelledMaps(tuple(maps[map_id] for map_id in table["map_id"]), table)
 
 
 def segment_lengths(cell: str) -> list[int]:

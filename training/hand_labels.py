@@ -45,18 +45,27 @@ def cell_pixels(length: int) -> int:
     return max(4 if length <= 128 else 2, 236 // length)
 
 
-def draw_map(attention: NDArray[np.floating], segments: list[int]) -> Image.Image:
-    """One map with flat cells, white = 0, black = the map's maximum, red ticks outside where a segment begins."""
-    grey = 255 - np.round(255.0 * attention / attention.max()).astype(np.uint8)
-    size = len(attention) * cell_pixels(len(attention))
-    picture = Image.new("RGB", (size + 12, size + 12), "white")
-    picture.paste(Image.fromarray(grey).resize((size, size), Image.Resampling.NEAREST), (11, 11))
+def draw_map(attention: NDArray[np.floating], segments: list[int], *, aid: bool = False) -> Image.Image:
+    """One map with flat cells, white = 0, black = the map's maximum, red ticks outside where a segment begins.
+
+    With ``aid`` a second panel stands beside it: the same cells, those under 2.5 / L left white and the others no
+    fainter than a light grey, which shows what the guide counts as visible.
+    """
+    length = len(attention)
+    shade = np.asarray(attention / attention.max(), np.float64)
+    panels = [shade, np.where(attention >= 2.5 / length, 0.15 + 0.85 * shade, 0.0)] if aid else [shade]
+    size = length * cell_pixels(length)
+    picture = Image.new("RGB", (len(panels) * (size + 14) - 2, size + 12), "white")
     draw = ImageDraw.Draw(picture)
-    draw.rectangle((10, 10, size + 11, size + 11), outline=(150, 170, 200))
-    for start in np.cumsum(segments)[:-1]:
-        tick = 11 + int(start) * cell_pixels(len(attention))
-        draw.line((tick, 0, tick, 9), fill="red", width=2)
-        draw.line((0, tick, 9, tick), fill="red", width=2)
+    for n, panel in enumerate(panels):
+        left = n * (size + 14)
+        grey = Image.fromarray(255 - np.round(255.0 * panel).astype(np.uint8))
+        picture.paste(grey.resize((size, size), Image.Resampling.NEAREST), (left + 11, 11))
+        draw.rectangle((left + 10, 10, left + size + 11, size + 11), outline=(150, 170, 200))
+        for start in np.cumsum(segments)[:-1]:
+            tick = 11 + int(start) * cell_pixels(length)
+            draw.line((left + tick, 0, left + tick, 9), fill="red", width=2)
+            draw.line((left, tick, left + 9, tick), fill="red", width=2)
     return picture
 
 
@@ -128,9 +137,11 @@ def sheets(
     annotator: Annotated[Annotator, typer.Option(help="for whom")],
     folder: Annotated[Path, typer.Option(help="the data set")] = DATA,
 ) -> None:
-    """Draws contact sheets of all maps, or for the third look of those on which the two annotators differ."""
+    """Draws contact sheets of the maps that this annotator has not answered; for the third look, of those disputed."""
     data = read_dataset(folder)
-    rows = np.flatnonzero(disputed(data.table)) if annotator is Annotator.THIRD else np.arange(len(data.maps))
+    third = annotator is Annotator.THIRD
+    open_rows = data.table["pattern" if third else f"annotator_{annotator}"] == ""
+    rows = np.flatnonzero(open_rows & disputed(data.table) if third else open_rows)
     order = np.random.default_rng(list(annotator.encode())).permutation(rows)
     key = draw_sheets(data, order.tolist(), sheet_folder)
     show(f"{len(key)} maps on {key['sheet'].max()} sheets in {sheet_folder}")

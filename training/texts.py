@@ -1,9 +1,14 @@
-"""The source texts whose attention maps are labelled: written for this project, or made by the functions below.
+"""The source texts whose attention maps are labelled: written for this project, made by its programs, or passages.
 
-A text is the unit of the split: all maps of one text stand on one side (see ``split.py``).
+A text is the unit of the split: all maps of one text stand on one side. Passages of Debian's documentation are read
+when maps are collected and are not stored.
 """
 
 from dataclasses import dataclass
+
+import numpy as np
+
+from training import sentences
 
 
 @dataclass(frozen=True)
@@ -156,8 +161,51 @@ _PARAGRAPH_PAIR = (
 )
 
 
+def made_texts() -> list[SourceText]:
+    """Texts by the grammar of ``sentences``: single ones, pairs, passages of 2 to 40 sentences, pairs of passages."""
+    rng = np.random.default_rng(20260102)
+    texts = []
+    for i in range(60):
+        texts.append(SourceText(f"made-single-{i:03}", "made single", sentences.judged(rng)[0]))
+    for i in range(140):
+        one, two, _ = sentences.pair(rng) if i % 3 else sentences.question_pair(rng)
+        texts.append(SourceText(f"made-pair-{i:03}", "made pair", one, two))
+    for i in range(40):
+        texts.append(SourceText(f"made-passage-{i:03}", "made passage", sentences.passage(rng, 2 + i % 20)))
+    for i in range(40):
+        one, two = sentences.passage(rng, 1 + i % 8), sentences.passage(rng, 1 + i % 5)
+        texts.append(SourceText(f"made-passages-{i:03}", "made passages", one, two))
+    return texts
+
+
+def documentation_texts(paragraphs: list[str]) -> list[SourceText]:
+    """Passages of given paragraphs: short single ones, pairs, and long ones of 600 to 2,400 characters, half of them pairs."""
+    rng = np.random.default_rng(20260103)
+    drawn = iter(rng.permutation(np.array(paragraphs, dtype=object)).tolist())
+    texts = [SourceText(f"documentation-{i:03}", "documentation", next(drawn)[:160]) for i in range(30)]
+    for i in range(40):
+        texts.append(
+            SourceText(f"documentation-pair-{i:03}", "documentation pair", next(drawn)[:110], next(drawn)[:110])
+        )
+    for i in range(70):
+        wanted, parts = 500 + 30 * i, [""]
+        while sum(map(len, parts)) < wanted:
+            parts.append(next(drawn))
+        half = len(parts) // 2 if i % 2 else len(parts)
+        second = " ".join(parts[half:]).strip() or None
+        texts.append(
+            SourceText(
+                f"documentation-long-{i:03}",
+                "documentation long",
+                " ".join(parts[:half]).strip() or str(second),
+                second if half > 1 else None,
+            )
+        )
+    return texts
+
+
 def source_texts() -> list[SourceText]:
-    """All source texts, in a fixed order, with stable ids."""
+    """The texts written for this project, in a fixed order, with stable ids."""
     texts = [SourceText(f"single-{i:02}", "single", t) for i, t in enumerate(_SINGLE)]
     texts += [SourceText(f"pair-{i:02}", "pair", a, b) for i, (a, b) in enumerate(_PAIR)]
     texts += [SourceText(f"list-{i:02}", "list", t) for i, t in enumerate(_LIST)]

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n9service/pb/attention_patterns/v1/attention_patterns.proto\x12\x15\x61ttention_patterns.v1\"Y\n\x06Tensor\x12\x32\n\tdata_type\x18\x01 \x01(\x0e\x32\x1f.attention_patterns.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"-\n\nTokenGroup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpositions\x18\x02 \x03(\r\"\xf4\x02\n\x14\x43lassifyHeadsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x30\n\tattention\x18\x02 \x01(\x0b\x32\x1d.attention_patterns.v1.Tensor\x12\x0e\n\x06tokens\x18\x03 \x03(\t\x12\x37\n\x0ctoken_groups\x18\x04 \x03(\x0b\x32!.attention_patterns.v1.TokenGroup\x12\x17\n\x0fsegment_lengths\x18\x05 \x03(\r\x12\x13\n\x0bsegment_ids\x18\x06 \x03(\r\x12\x14\n\x0cvalid_length\x18\x07 \x01(\r\x12\x0c\n\x04mask\x18\x08 \x03(\x08\x12\x33\n\tcausality\x18\t \x01(\x0e\x32 .attention_patterns.v1.Causality\x12\x0e\n\x06layers\x18\n \x03(\r\x12\r\n\x05heads\x18\x0b \x03(\r\x12\x13\n\x0b\x66irst_layer\x18\x0c \x01(\r\x12\x12\n\nfirst_head\x18\r \x01(\r\"\xe1\x01\n\x08\x45vidence\x12\x14\n\x0cvisible_mass\x18\x01 \x01(\x02\x12\x13\n\x0bstripe_mass\x18\x02 \x01(\x02\x12\x0f\n\x07stripes\x18\x03 \x03(\r\x12\x11\n\tline_mass\x18\x04 \x01(\x02\x12\x18\n\x0bline_offset\x18\x05 \x01(\x11H\x00\x88\x01\x01\x12\x1b\n\x13stripe_or_line_mass\x18\x06 \x01(\x02\x12\x19\n\x0csegment_mass\x18\x07 \x01(\x02H\x01\x88\x01\x01\x12\x13\n\x0brow_entropy\x18\x08 \x01(\x02\x42\x0e\n\x0c_line_offsetB\x0f\n\r_segment_mass\"\x8d\x01\n\x0b\x41ttentionTo\x12\r\n\x05group\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x02\x12\x17\n\x0fmax_token_share\x18\x03 \x01(\x02\x12\x10\n\x08\x62\x61seline\x18\x04 \x01(\x02\x12\x1a\n\x12share_from_outside\x18\x05 \x01(\x02\x12\x19\n\x11share_from_inside\x18\x06 \x01(\x02\"\x91\x02\n\nHeadResult\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0c\n\x04head\x18\x02 \x01(\r\x12/\n\x07pattern\x18\x03 \x01(\x0e\x32\x1e.attention_patterns.v1.Pattern\x12\x15\n\rprobabilities\x18\x04 \x03(\x02\x12\x0e\n\x06margin\x18\x05 \x01(\x02\x12\x11\n\toverruled\x18\x06 \x01(\x08\x12\x0e\n\x06\x63\x61usal\x18\x07 \x01(\x08\x12\x31\n\x08\x65vidence\x18\x08 \x01(\x0b\x32\x1f.attention_patterns.v1.Evidence\x12\x38\n\x0c\x61ttention_to\x18\t \x03(\x0b\x32\".attention_patterns.v1.AttentionTo\"6\n\x13TokenGroupPositions\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpositions\x18\x02 \x03(\r\"\x94\x02\n\x15\x43lassifyHeadsResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x19\n\x11rendering_version\x18\x04 \x01(\r\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12\x0e\n\x06length\x18\x06 \x01(\r\x12\x11\n\ttoo_short\x18\x07 \x01(\x08\x12:\n\x06groups\x18\x08 \x03(\x0b\x32*.attention_patterns.v1.TokenGroupPositions\x12\x30\n\x05heads\x18\t \x03(\x0b\x32!.attention_patterns.v1.HeadResult\"Z\n\x1aStreamClassifyHeadsRequest\x12<\n\x07request\x18\x01 \x01(\x0b\x32+.attention_patterns.v1.ClassifyHeadsRequest\"<\n\x0bStreamError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xdc\x01\n\x1bStreamClassifyHeadsResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_layer\x18\x02 \x01(\r\x12@\n\x08response\x18\x03 \x01(\x0b\x32,.attention_patterns.v1.ClassifyHeadsResponseH\x00\x12\x33\n\x05\x65rror\x18\x04 \x01(\x0b\x32\".attention_patterns.v1.StreamErrorH\x00\x12\x12\n\nfirst_head\x18\x05 \x01(\rB\t\n\x07outcome\"\x11\n\x0fGetModelRequest\"\xcb\x02\n\x10GetModelResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12/\n\x07\x63lasses\x18\x04 \x03(\x0e\x32\x1e.attention_patterns.v1.Pattern\x12\x12\n\nimage_size\x18\x05 \x01(\r\x12\x19\n\x11rendering_version\x18\x06 \x01(\r\x12\x16\n\x0e\x64\x61taset_sha256\x18\x07 \x01(\t\x12\x45\n\x07metrics\x18\x08 \x03(\x0b\x32\x34.attention_patterns.v1.GetModelResponse.MetricsEntry\x12\x19\n\x11max_message_bytes\x18\t \x01(\x04\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\x82\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x03\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x04*Y\n\tCausality\x12\x19\n\x15\x43\x41USALITY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41USALITY_CAUSAL\x10\x01\x12\x1b\n\x17\x43\x41USALITY_BIDIRECTIONAL\x10\x02*\x9b\x01\n\x07Pattern\x12\x17\n\x13PATTERN_UNSPECIFIED\x10\x00\x12\x14\n\x10PATTERN_VERTICAL\x10\x01\x12\x14\n\x10PATTERN_DIAGONAL\x10\x02\x12\x1d\n\x19PATTERN_VERTICAL_DIAGONAL\x10\x03\x12\x11\n\rPATTERN_BLOCK\x10\x04\x12\x19\n\x15PATTERN_HETEROGENEOUS\x10\x05\x32\xe5\x02\n\x17\x41ttentionPatternService\x12j\n\rClassifyHeads\x12+.attention_patterns.v1.ClassifyHeadsRequest\x1a,.attention_patterns.v1.ClassifyHeadsResponse\x12\x80\x01\n\x13StreamClassifyHeads\x12\x31.attention_patterns.v1.StreamClassifyHeadsRequest\x1a\x32.attention_patterns.v1.StreamClassifyHeadsResponse(\x01\x30\x01\x12[\n\x08GetModel\x12&.attention_patterns.v1.GetModelRequest\x1a\'.attention_patterns.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n9service/pb/attention_patterns/v1/attention_patterns.proto\x12\x15\x61ttention_patterns.v1\"Y\n\x06Tensor\x12\x32\n\tdata_type\x18\x01 \x01(\x0e\x32\x1f.attention_patterns.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"-\n\nTokenGroup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpositions\x18\x02 \x03(\r\"\xf4\x02\n\x14\x43lassifyHeadsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x30\n\tattention\x18\x02 \x01(\x0b\x32\x1d.attention_patterns.v1.Tensor\x12\x0e\n\x06tokens\x18\x03 \x03(\t\x12\x37\n\x0ctoken_groups\x18\x04 \x03(\x0b\x32!.attention_patterns.v1.TokenGroup\x12\x17\n\x0fsegment_lengths\x18\x05 \x03(\r\x12\x13\n\x0bsegment_ids\x18\x06 \x03(\r\x12\x14\n\x0cvalid_length\x18\x07 \x01(\r\x12\x0c\n\x04mask\x18\x08 \x03(\x08\x12\x33\n\tcausality\x18\t \x01(\x0e\x32 .attention_patterns.v1.Causality\x12\x0e\n\x06layers\x18\n \x03(\r\x12\r\n\x05heads\x18\x0b \x03(\r\x12\x13\n\x0b\x66irst_layer\x18\x0c \x01(\r\x12\x12\n\nfirst_head\x18\r \x01(\r\"\xe1\x01\n\x08\x45vidence\x12\x14\n\x0cvisible_mass\x18\x01 \x01(\x02\x12\x13\n\x0bstripe_mass\x18\x02 \x01(\x02\x12\x0f\n\x07stripes\x18\x03 \x03(\r\x12\x11\n\tline_mass\x18\x04 \x01(\x02\x12\x18\n\x0bline_offset\x18\x05 \x01(\x11H\x00\x88\x01\x01\x12\x1b\n\x13stripe_or_line_mass\x18\x06 \x01(\x02\x12\x19\n\x0csegment_mass\x18\x07 \x01(\x02H\x01\x88\x01\x01\x12\x13\n\x0brow_entropy\x18\x08 \x01(\x02\x42\x0e\n\x0c_line_offsetB\x0f\n\r_segment_mass\"\x8d\x01\n\x0b\x41ttentionTo\x12\r\n\x05group\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x02\x12\x17\n\x0fmax_token_share\x18\x03 \x01(\x02\x12\x10\n\x08\x62\x61seline\x18\x04 \x01(\x02\x12\x1a\n\x12share_from_outside\x18\x05 \x01(\x02\x12\x19\n\x11share_from_inside\x18\x06 \x01(\x02\"\xa4\x02\n\nHeadResult\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0c\n\x04head\x18\x02 \x01(\r\x12/\n\x07pattern\x18\x03 \x01(\x0e\x32\x1e.attention_patterns.v1.Pattern\x12\x15\n\rprobabilities\x18\x04 \x03(\x02\x12\x0e\n\x06margin\x18\x05 \x01(\x02\x12\x11\n\toverruled\x18\x06 \x01(\x08\x12\x0e\n\x06\x63\x61usal\x18\x07 \x01(\x08\x12\x31\n\x08\x65vidence\x18\x08 \x01(\x0b\x32\x1f.attention_patterns.v1.Evidence\x12\x38\n\x0c\x61ttention_to\x18\t \x03(\x0b\x32\".attention_patterns.v1.AttentionTo\x12\x11\n\tuncertain\x18\n \x01(\x08\"6\n\x13TokenGroupPositions\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpositions\x18\x02 \x03(\r\"\x94\x02\n\x15\x43lassifyHeadsResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x19\n\x11rendering_version\x18\x04 \x01(\r\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12\x0e\n\x06length\x18\x06 \x01(\r\x12\x11\n\ttoo_short\x18\x07 \x01(\x08\x12:\n\x06groups\x18\x08 \x03(\x0b\x32*.attention_patterns.v1.TokenGroupPositions\x12\x30\n\x05heads\x18\t \x03(\x0b\x32!.attention_patterns.v1.HeadResult\"Z\n\x1aStreamClassifyHeadsRequest\x12<\n\x07request\x18\x01 \x01(\x0b\x32+.attention_patterns.v1.ClassifyHeadsRequest\"<\n\x0bStreamError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xdc\x01\n\x1bStreamClassifyHeadsResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_layer\x18\x02 \x01(\r\x12@\n\x08response\x18\x03 \x01(\x0b\x32,.attention_patterns.v1.ClassifyHeadsResponseH\x00\x12\x33\n\x05\x65rror\x18\x04 \x01(\x0b\x32\".attention_patterns.v1.StreamErrorH\x00\x12\x12\n\nfirst_head\x18\x05 \x01(\rB\t\n\x07outcome\"\x11\n\x0fGetModelRequest\"\xcb\x02\n\x10GetModelResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12/\n\x07\x63lasses\x18\x04 \x03(\x0e\x32\x1e.attention_patterns.v1.Pattern\x12\x12\n\nimage_size\x18\x05 \x01(\r\x12\x19\n\x11rendering_version\x18\x06 \x01(\r\x12\x16\n\x0e\x64\x61taset_sha256\x18\x07 \x01(\t\x12\x45\n\x07metrics\x18\x08 \x03(\x0b\x32\x34.attention_patterns.v1.GetModelResponse.MetricsEntry\x12\x19\n\x11max_message_bytes\x18\t \x01(\x04\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\x82\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x03\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x04*Y\n\tCausality\x12\x19\n\x15\x43\x41USALITY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41USALITY_CAUSAL\x10\x01\x12\x1b\n\x17\x43\x41USALITY_BIDIRECTIONAL\x10\x02*\x9b\x01\n\x07Pattern\x12\x17\n\x13PATTERN_UNSPECIFIED\x10\x00\x12\x14\n\x10PATTERN_VERTICAL\x10\x01\x12\x14\n\x10PATTERN_DIAGONAL\x10\x02\x12\x1d\n\x19PATTERN_VERTICAL_DIAGONAL\x10\x03\x12\x11\n\rPATTERN_BLOCK\x10\x04\x12\x19\n\x15PATTERN_HETEROGENEOUS\x10\x05\x32\xe5\x02\n\x17\x41ttentionPatternService\x12j\n\rClassifyHeads\x12+.attention_patterns.v1.ClassifyHeadsRequest\x1a,.attention_patterns.v1.ClassifyHeadsResponse\x12\x80\x01\n\x13StreamClassifyHeads\x12\x31.attention_patterns.v1.StreamClassifyHeadsRequest\x1a\x32.attention_patterns.v1.StreamClassifyHeadsResponse(\x01\x30\x01\x12[\n\x08GetModel\x12&.attention_patterns.v1.GetModelRequest\x1a\'.attention_patterns.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,12 +33,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETMODELRESPONSE_METRICSENTRY']._loaded_options = None
   _globals['_GETMODELRESPONSE_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=2311
-  _globals['_DATATYPE']._serialized_end=2441
-  _globals['_CAUSALITY']._serialized_start=2443
-  _globals['_CAUSALITY']._serialized_end=2532
-  _globals['_PATTERN']._serialized_start=2535
-  _globals['_PATTERN']._serialized_end=2690
+  _globals['_DATATYPE']._serialized_start=2330
+  _globals['_DATATYPE']._serialized_end=2460
+  _globals['_CAUSALITY']._serialized_start=2462
+  _globals['_CAUSALITY']._serialized_end=2551
+  _globals['_PATTERN']._serialized_start=2554
+  _globals['_PATTERN']._serialized_end=2709
   _globals['_TENSOR']._serialized_start=84
   _globals['_TENSOR']._serialized_end=173
   _globals['_TOKENGROUP']._serialized_start=175
@@ -50,23 +50,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTENTIONTO']._serialized_start=826
   _globals['_ATTENTIONTO']._serialized_end=967
   _globals['_HEADRESULT']._serialized_start=970
-  _globals['_HEADRESULT']._serialized_end=1243
-  _globals['_TOKENGROUPPOSITIONS']._serialized_start=1245
-  _globals['_TOKENGROUPPOSITIONS']._serialized_end=1299
-  _globals['_CLASSIFYHEADSRESPONSE']._serialized_start=1302
-  _globals['_CLASSIFYHEADSRESPONSE']._serialized_end=1578
-  _globals['_STREAMCLASSIFYHEADSREQUEST']._serialized_start=1580
-  _globals['_STREAMCLASSIFYHEADSREQUEST']._serialized_end=1670
-  _globals['_STREAMERROR']._serialized_start=1672
-  _globals['_STREAMERROR']._serialized_end=1732
-  _globals['_STREAMCLASSIFYHEADSRESPONSE']._serialized_start=1735
-  _globals['_STREAMCLASSIFYHEADSRESPONSE']._serialized_end=1955
-  _globals['_GETMODELREQUEST']._serialized_start=1957
-  _globals['_GETMODELREQUEST']._serialized_end=1974
-  _globals['_GETMODELRESPONSE']._serialized_start=1977
-  _globals['_GETMODELRESPONSE']._serialized_end=2308
-  _globals['_GETMODELRESPONSE_METRICSENTRY']._serialized_start=2262
-  _globals['_GETMODELRESPONSE_METRICSENTRY']._serialized_end=2308
-  _globals['_ATTENTIONPATTERNSERVICE']._serialized_start=2693
-  _globals['_ATTENTIONPATTERNSERVICE']._serialized_end=3050
+  _globals['_HEADRESULT']._serialized_end=1262
+  _globals['_TOKENGROUPPOSITIONS']._serialized_start=1264
+  _globals['_TOKENGROUPPOSITIONS']._serialized_end=1318
+  _globals['_CLASSIFYHEADSRESPONSE']._serialized_start=1321
+  _globals['_CLASSIFYHEADSRESPONSE']._serialized_end=1597
+  _globals['_STREAMCLASSIFYHEADSREQUEST']._serialized_start=1599
+  _globals['_STREAMCLASSIFYHEADSREQUEST']._serialized_end=1689
+  _globals['_STREAMERROR']._serialized_start=1691
+  _globals['_STREAMERROR']._serialized_end=1751
+  _globals['_STREAMCLASSIFYHEADSRESPONSE']._serialized_start=1754
+  _globals['_STREAMCLASSIFYHEADSRESPONSE']._serialized_end=1974
+  _globals['_GETMODELREQUEST']._serialized_start=1976
+  _globals['_GETMODELREQUEST']._serialized_end=1993
+  _globals['_GETMODELRESPONSE']._serialized_start=1996
+  _globals['_GETMODELRESPONSE']._serialized_end=2327
+  _globals['_GETMODELRESPONSE_METRICSENTRY']._serialized_start=2281
+  _globals['_GETMODELRESPONSE_METRICSENTRY']._serialized_end=2327
+  _globals['_ATTENTIONPATTERNSERVICE']._serialized_start=2712
+  _globals['_ATTENTIONPATTERNSERVICE']._serialized_end=3069
 # @@protoc_insertion_point(module_scope)

@@ -129,7 +129,7 @@ class AttentionTo(_message.Message):
     def __init__(self, group: _Optional[str] = ..., share: _Optional[float] = ..., max_token_share: _Optional[float] = ..., baseline: _Optional[float] = ..., share_from_outside: _Optional[float] = ..., share_from_inside: _Optional[float] = ...) -> None: ...
 
 class HeadResult(_message.Message):
-    __slots__ = ("layer", "head", "pattern", "probabilities", "margin", "overruled", "causal", "evidence", "attention_to")
+    __slots__ = ("layer", "head", "pattern", "probabilities", "margin", "overruled", "causal", "evidence", "attention_to", "uncertain")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     PATTERN_FIELD_NUMBER: _ClassVar[int]
@@ -139,6 +139,7 @@ class HeadResult(_message.Message):
     CAUSAL_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_TO_FIELD_NUMBER: _ClassVar[int]
+    UNCERTAIN_FIELD_NUMBER: _ClassVar[int]
     layer: int
     head: int
     pattern: Pattern
@@ -148,7 +149,8 @@ class HeadResult(_message.Message):
     causal: bool
     evidence: Evidence
     attention_to: _containers.RepeatedCompositeFieldContainer[AttentionTo]
-    def __init__(self, layer: _Optional[int] = ..., head: _Optional[int] = ..., pattern: _Optional[_Union[Pattern, str]] = ..., probabilities: _Optional[_Iterable[float]] = ..., margin: _Optional[float] = ..., overruled: bool = ..., causal: bool = ..., evidence: _Optional[_Union[Evidence, _Mapping]] = ..., attention_to: _Optional[_Iterable[_Union[AttentionTo, _Mapping]]] = ...) -> None: ...
+    uncertain: bool
+    def __init__(self, layer: _Optional[int] = ..., head: _Optional[int] = ..., pattern: _Optional[_Union[Pattern, str]] = ..., probabilities: _Optional[_Iterable[float]] = ..., margin: _Optional[float] = ..., overruled: bool = ..., causal: bool = ..., evidence: _Optional[_Union[Evidence, _Mapping]] = ..., attention_to: _Optional[_Iterable[_Union[AttentionTo, _Mapping]]] = ..., uncertain: bool = ...) -> None: ...
 
 class TokenGroupPositions(_message.Message):
     __slots__ = ("name", "positions")
