@@ -19,8 +19,7 @@ from playwright.sync_api import expect, sync_playwright
 from classifier import Pattern
 from tests.drawn_maps import draw, random_maps
 from training.annotate import Answers, begin_labels, main
-from training.dataset import COLUMNS, read_labels, write_labels
-from training.hand_labels import Annotator
+from training.dataset import COLUMNS, Annotator, read_labels, write_labels
 
 SWITCHES = ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking")
 SWITCHES += ("disable-component-update", "disable-sync")

@@ -4,8 +4,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.drawn_maps import random_maps
-from training.dataset import COLUMNS, read_labels, write_labels
-from training.hand_labels import CODES, app, cell_pixels, draw_map
+from training.dataset import CODES, COLUMNS, read_labels, write_labels
+from training.hand_labels import app
+from training.sheets import cell_pixels, draw_map
 
 COUNT = 15
 

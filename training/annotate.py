@@ -36,8 +36,8 @@ from classifier.attention_map import SHORTEST_LABELLED, read_attention, read_dec
 from classifier.errors import InvalidAttentionError, ShapeError
 from classifier.patterns import PATTERN_NAMES
 from classifier.rendering import find_causal, render
-from training.dataset import COLUMNS, LabelledMaps, segment_lengths, write_labels
-from training.hand_labels import CODES, Annotator, disputed, draw_map
+from training.dataset import CODES, COLUMNS, Annotator, LabelledMaps, disputed, segment_lengths, write_labels
+from training.sheets import draw_map
 
 HEADER = ("map_id", "pattern", "second")
 NAMES = PATTERN_NAMES.tolist()

@@ -1,12 +1,16 @@
 """The labelled data set as a folder: ``maps.npz`` (map_id -> float16 [L, L]) and ``labels.csv`` (one row a map)."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from classifier.patterns import PATTERN_NAMES
+
+CODES = dict(zip(("V", "D", "VD", "B", "H"), PATTERN_NAMES.tolist(), strict=True))  # short for answers by hand
 DATA = Path(__file__).parent / "data"
 COLUMNS = (
     "map_id",
@@ -28,6 +32,14 @@ COLUMNS = (
 )
 
 
+class Annotator(StrEnum):
+    """Whose answers: the two blind passes, and the third look at the maps on which they differ."""
+
+    A = "a"
+    B = "b"
+    THIRD = "third"
+
+
 @dataclass(frozen=True)
 class LabelledMaps:
     """Maps and their rows in ``labels.csv``, in the same order; ``table`` holds strings and integers, no NaN."""
@@ -43,7 +55,9 @@ class LabelledMaps:
 
 def read_labels(folder: Path = DATA) -> pd.DataFrame:
     """Reads ``labels.csv``; empty cells are empty strings."""
-    table = pd.read_csv(folder / "labels.csv", keep_default_na=False, dtype={"segments": str})
+    table = pd.read_csv(
+        folder / "labels.csv", keep_default_na=False, dtype={"map_id": str, "text_id": str, "segments": str}
+    )
     if tuple(table.columns) != COLUMNS:
         raise ValueError(f"{folder / 'labels.csv'}: columns {list(table.columns)}, expected {list(COLUMNS)}")
     return table
@@ -72,3 +86,9 @@ def read_dataset(folder: Path = DATA) -> LabelledMaps:
 def segment_lengths(cell: str) -> list[int]:
     """The ``segments`` column as lengths: "12+9" -> [12, 9]."""
     return [int(length) for length in cell.split("+")]
+
+
+def disputed(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Where both annotators answered and differ."""
+    a, b = table["annotator_a"].to_numpy(), table["annotator_b"].to_numpy()
+    return np.asarray((a != "") & (b != "") & (a != b))

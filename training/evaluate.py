@@ -1,70 +1,163 @@
 """Measures a bundle through the serving path: the exported net, the declared segments, the tool's answer.
 
-    python -m training.evaluate                              # the bundled model on the test split
-    python -m training.evaluate --folder OTHER --by model    # on labelled maps from elsewhere: maps.npz and labels.csv
+    python -m training.evaluate                                   # the bundled model on the test split
+    python -m training.evaluate --split held-out                  # on the source kind that no training map comes from
+    python -m training.evaluate --folder OTHER --by model --keep  # on labelled maps from elsewhere, for the card
 
 ``labels.csv`` from elsewhere needs the columns map_id (or id) and pattern (or label), and may have segments (or text:
-"single" or "pair") and whatever column ``--by`` names.
+"single" or "pair"), the annotators' answers, and whatever column ``--by`` names.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import typer
+from numpy.typing import NDArray
 from rich import print as show
 from sklearn.metrics import accuracy_score, classification_report, cohen_kappa_score, confusion_matrix, f1_score
+from sklearn.utils import resample
 
 from classifier.bundle import ModelBundle
 from classifier.pattern_classifier import PatternClassifier
 from classifier.patterns import PATTERN_NAMES
 from training.dataset import DATA, LabelledMaps, read_dataset, segment_lengths
+from training.results import write_section
 
 NAMES = PATTERN_NAMES.tolist()
+BINS = 10  # of the expected calibration error, equally wide
+RESAMPLES = 1000  # of the bootstrap
+LENGTHS = (8, 16, 32, 64, 128, 513)  # tokens, bounds of the bands that figures are given by
 
 
-def answers(bundle: ModelBundle, data: LabelledMaps) -> list[str]:
-    """The tool's pattern for each map, its segments declared where they are known."""
+@dataclass(frozen=True)
+class Answers:
+    """The tool's answers for the rows of a table.
+
+    Attributes:
+        patterns: the answer, strings [maps].
+        confidence: its probability, float64 [maps].
+    """
+
+    patterns: NDArray[np.str_]
+    confidence: NDArray[np.float64]
+
+
+def answers(bundle: ModelBundle, data: LabelledMaps) -> Answers:
+    """The tool's answer for each map, its segments declared where they are known."""
     segments = [segment_lengths(cell) if cell else None for cell in data.table["segments"]]
     predictions = PatternClassifier(bundle).classify_maps(data.maps, segments=segments)
-    return [str(prediction.pattern) for prediction in predictions]
+    patterns = np.array([str(one.pattern) for one in predictions])
+    confidence = [float(one.probabilities[NAMES.index(one.pattern)]) for one in predictions]
+    return Answers(patterns, np.array(confidence))
 
 
-def macro_f1(truth: pd.Series, answer: list[str]) -> float:
+def macro_f1(truth: "pd.Series[str] | NDArray[np.str_]", answer: "pd.Series[str] | NDArray[np.str_]") -> float:
     """Mean F1 of the classes that occur in the truth."""
-    present = [name for name in NAMES if name in set(truth)]
-    return float(f1_score(truth, answer, labels=present, average="macro", zero_division=0))
+    return float(f1_score(truth, answer, labels=sorted(set(truth)), average="macro", zero_division=0))
 
 
-def split_figures(bundle: ModelBundle, data: LabelledMaps, split: str) -> dict[str, float]:
-    """Figures of one split, each named split_figure, rounded to four decimals."""
-    part = data.part(split)
-    answer = answers(bundle, part)
-    report = classification_report(part.table["pattern"], answer, labels=NAMES, output_dict=True, zero_division=0)
-    certain = part.table["second"] == ""
-    figures = {
-        "maps": len(answer),
-        "macro_f1": macro_f1(part.table["pattern"], answer),
-        "accuracy": accuracy_score(part.table["pattern"], answer),
-        "accuracy_certain": accuracy_score(part.table["pattern"][certain], np.array(answer)[certain]),
+def calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> float:
+    """Expected calibration error: mean distance of confidence and accuracy in ten equal bins, weighted by their maps."""
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())]
+    return float(np.sum(gaps))
+
+
+def reliability(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> list[dict[str, float]]:
+    """For each bin that holds maps: their number, mean confidence and accuracy."""
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return [
+        {"maps": int((bins == b).sum()), "confidence": float(confidence[bins == b].mean()), "accuracy": float(right[bins == b].mean())}
+        for b in sorted(set(bins.tolist()))
+    ]
+
+
+def coverage_curve(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> list[dict[str, float]]:
+    """Share of maps answered and accuracy among them, for thresholds of confidence."""
+    curve = []
+    for threshold in np.arange(0.2, 1.0, 0.02):
+        kept = confidence >= threshold
+        if kept.any():
+            curve.append({"threshold": float(threshold), "coverage": float(kept.mean()), "accuracy": float(right[kept].mean())})
+    return curve
+
+
+def interval(truth: NDArray[np.str_], answer: NDArray[np.str_], figure: Any) -> list[float]:
+    """95 % bootstrap interval of a figure of (truth, answer), resampling maps."""
+    drawn = [figure(*resample(truth, answer, random_state=n)) for n in range(RESAMPLES)]
+    return [float(v) for v in np.percentile(drawn, [2.5, 97.5])]
+
+
+def annotators(table: pd.DataFrame) -> dict[str, float]:
+    """How well the two annotators agree: what a net can hardly exceed."""
+    a, b = table["annotator_a"], table["annotator_b"]
+    both = (a != "") & (b != "")
+    a, b = a[both], b[both]
+    return {"kappa": float(cohen_kappa_score(a, b)), "macro_f1": macro_f1(a, b), "accuracy": float((a == b).mean())}
+
+
+def certain(table: pd.DataFrame) -> "pd.Series[bool]":
+    """Where both annotators agreed and neither gave a second choice."""
+    return (
+        (table["annotator_a"] == table["annotator_b"])
+        & (table["annotator_a_second"] == "")
+        & (table["annotator_b_second"] == "")
+    )
+
+
+def figures(data: LabelledMaps, given: Answers, *, uncertain_below: float) -> dict[str, Any]:
+    """All figures of one set of maps."""
+    table = data.table
+    truth = table["pattern"].to_numpy(str)
+    right = truth == given.patterns
+    report = classification_report(truth, given.patterns, labels=NAMES, output_dict=True, zero_division=0)
+    answered = given.confidence >= uncertain_below
+    found: dict[str, Any] = {
+        "maps": len(truth),
+        "macro_f1": macro_f1(truth, given.patterns),
+        "macro_f1_interval": interval(truth, given.patterns, macro_f1),
+        "accuracy": float(right.mean()),
+        "accuracy_interval": interval(truth, given.patterns, accuracy_score),
+        "calibration_error": calibration_error(right, given.confidence),
+        "coverage": float(answered.mean()),
+        "accuracy_answered": float(right[answered].mean()),
+        "classes": {name: report[name] for name in NAMES},
+        "confusion": confusion_matrix(truth, given.patterns, labels=NAMES).tolist(),
+        "reliability": reliability(right, given.confidence),
+        "coverage_curve": coverage_curve(right, given.confidence),
     }
     for name in NAMES:
-        for figure in ("precision", "recall", "f1-score", "support"):
-            figures[f"{figure}_{name}"] = report[name][figure]
-    return {f"{split}_{name}": round(float(value), 4) for name, value in figures.items()}
+        found["classes"][name]["f1_interval"] = interval(
+            truth == name, given.patterns == name, lambda t, a: f1_score(t, a, zero_division=0)
+        )
+    if "annotator_a_second" in table:
+        sure = certain(table).to_numpy()
+        found |= {"annotators": annotators(table), "certain_maps": int(sure.sum()), "accuracy_certain": float(right[sure].mean())}
+    return found
 
 
-def annotator_figures(data: LabelledMaps) -> dict[str, float]:
-    """How well the two annotators agree: over all maps, and on the test split, where it bounds what a net can reach."""
-    table, test = data.table, data.part("test").table
-    figures = {
-        "labelled_maps": len(table),
-        "annotators_kappa": cohen_kappa_score(table["annotator_a"], table["annotator_b"]),
-        "annotators_macro_f1": macro_f1(table["annotator_a"], list(table["annotator_b"])),
-        "annotators_test_macro_f1": macro_f1(test["annotator_a"], list(test["annotator_b"])),
+def breakdown(data: LabelledMaps, given: Answers, column: "pd.Series[Any]") -> dict[str, dict[str, float]]:
+    """Maps, macro-F1 and accuracy for each value of a column."""
+    truth = data.table["pattern"].to_numpy(str)
+    parts = {str(value): np.flatnonzero(column.to_numpy() == value) for value in sorted(set(column))}
+    return {
+        value: {
+            "maps": len(rows),
+            "macro_f1": macro_f1(truth[rows], given.patterns[rows]),
+            "accuracy": float((truth[rows] == given.patterns[rows]).mean()),
+        }
+        for value, rows in parts.items()
     }
-    return {name: round(float(value), 4) for name, value in figures.items()}
+
+
+def length_bands(data: LabelledMaps) -> "pd.Series[Any]":
+    """For each map "8 to 15" and so on."""
+    lengths = pd.Series([len(one) for one in data.maps])
+    names = [f"{low:03} to {high - 1:03}" for low, high in zip(LENGTHS, LENGTHS[1:], strict=False)]
+    return pd.cut(lengths, LENGTHS, right=False, labels=names).astype(str)
 
 
 def read_elsewhere(folder: Path) -> LabelledMaps:
@@ -82,20 +175,30 @@ def read_elsewhere(folder: Path) -> LabelledMaps:
 def main(
     bundle: Annotated[Path | None, typer.Option(help="a model bundle; the bundled one by default")] = None,
     folder: Annotated[Path | None, typer.Option(help="labelled maps from elsewhere")] = None,
-    split: Annotated[str, typer.Option(help="the split of this data set")] = "test",
+    split: Annotated[str, typer.Option(help="the split of this data set: train, validation, test, held-out")] = "test",
     by: Annotated[str | None, typer.Option(help="a column to give figures by")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="keep figures from elsewhere for the card")] = False,
 ) -> None:
-    """Prints macro-F1, accuracy, per-class figures and the confusion matrix."""
+    """Prints macro-F1, accuracy, per-class figures, calibration and the confusion matrix."""
     data = read_dataset(DATA).part(split) if folder is None else read_elsewhere(folder)
+    model = ModelBundle.read(bundle)
+    given = answers(model, data)
+    found = figures(data, given, uncertain_below=model.uncertain_below)
     truth = data.table["pattern"]
-    answer = pd.Series(answers(ModelBundle.read(bundle), data))
-    show(f"{len(answer)} maps, macro-F1 {macro_f1(truth, list(answer)):.3f}, accuracy {(truth == answer).mean():.3f}")
-    show(classification_report(truth, answer, labels=NAMES, zero_division=0, digits=3))
-    show(pd.DataFrame(confusion_matrix(truth, answer, labels=NAMES), index=NAMES, columns=NAMES))
-    for value, rows in data.table.groupby(by) if by else ():
-        figure = macro_f1(truth[rows.index], list(answer[rows.index]))
-        accuracy = (truth[rows.index] == answer[rows.index]).mean()
-        show(f"{value}: {len(rows)} maps, macro-F1 {figure:.3f}, accuracy {accuracy:.3f}")
+    show(f"{found['maps']} maps, macro-F1 {found['macro_f1']:.3f}, accuracy {found['accuracy']:.3f}")
+    show(f"expected calibration error {found['calibration_error']:.3f}")
+    show(f"{found['coverage']:.1%} answered at accuracy {found['accuracy_answered']:.3f}")
+    if "annotators" in found:
+        show(f"annotators against each other: macro-F1 {found['annotators']['macro_f1']:.3f}, kappa {found['annotators']['kappa']:.3f}")
+        show(f"accuracy {found['accuracy_certain']:.3f} on {found['certain_maps']} maps where they agreed without a second choice")
+    show(classification_report(truth, given.patterns, labels=NAMES, zero_division=0, digits=3))
+    show(pd.DataFrame(found["confusion"], index=NAMES, columns=NAMES))
+    parts = {"length": breakdown(data, given, length_bands(data))} | ({by: breakdown(data, given, data.table[by])} if by else {})
+    for column in parts.values():
+        for value, row in column.items():
+            show(f"{value}: {row['maps']} maps, macro-F1 {row['macro_f1']:.3f}, accuracy {row['accuracy']:.3f}")
+    if keep and folder is not None:
+        write_section("elsewhere", found | {"by": parts, "model": model.version})
 
 
 if __name__ == "__main__":

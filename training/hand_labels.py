@@ -5,117 +5,35 @@
     python -m training.hand_labels sheets THIRD --annotator third  # only the maps on which a and b differ
     python -m training.hand_labels collect THIRD --annotator third
     python -m training.hand_labels agreement                       # Cohen's kappa, and F1 of one against the other
+    python -m training.hand_labels calibration ../shared/calibration
 
 ``answers.csv`` has the columns sheet, position, pattern, second, with the codes V, D, VD, B, H; second may be empty.
-The order of the maps on the sheets is drawn anew for every annotator. A sheet tells nothing of a map but its length,
-its segments, whether it is causal, and in a small square the faintest grey that counts as visible, 2.5 / L.
+``collect`` also takes the answers-a.csv that ``training.annotate`` writes. The order of the maps on the sheets is drawn
+anew for every annotator. A sheet tells nothing of a map but its length, its segments, whether it is causal, and in a
+small square the faintest grey that counts as visible, 2.5 / L.
 """
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import typer
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 from rich import print as show
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 
 from classifier.patterns import PATTERN_NAMES
-from training.dataset import DATA, LabelledMaps, read_dataset, read_labels, segment_lengths, write_labels
+from training.dataset import CODES, DATA, Annotator, disputed, read_dataset, read_labels, write_labels
+from training.sheets import draw_sheets
 
-SHEET = (1200, 870)  # pixels, width and height: what a screen shows unscaled
-CAPTION = 22  # pixels above a map
-CODES = dict(zip(("V", "D", "VD", "B", "H"), PATTERN_NAMES.tolist(), strict=True))
+NAMES = PATTERN_NAMES.tolist()
+CALIBRATION = DATA / "calibration_answers.csv"
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
 
-class Annotator(StrEnum):
-    """Whose answers: the two blind passes, and the third look at the maps on which they differ."""
-
-    A = "a"
-    B = "b"
-    THIRD = "third"
-
-
-def cell_pixels(length: int) -> int:
-    """Pixels a matrix entry is wide: at least 4 up to 128 tokens and 2 beyond, as the annotation guide asks."""
-    return max(4 if length <= 128 else 2, 236 // length)
-
-
-def draw_map(attention: NDArray[np.floating], segments: list[int], *, aid: bool = False) -> Image.Image:
-    """One map with flat cells, white = 0, black = the map's maximum, red ticks outside where a segment begins.
-
-    With ``aid`` a second panel stands beside it: the same cells, those under 2.5 / L left white and the others no
-    fainter than a light grey, which shows what the guide counts as visible.
-    """
-    length = len(attention)
-    shade = np.asarray(attention / attention.max(), np.float64)
-    panels = [shade, np.where(attention >= 2.5 / length, 0.15 + 0.85 * shade, 0.0)] if aid else [shade]
-    size = length * cell_pixels(length)
-    picture = Image.new("RGB", (len(panels) * (size + 14) - 2, size + 12), "white")
-    draw = ImageDraw.Draw(picture)
-    for n, panel in enumerate(panels):
-        left = n * (size + 14)
-        grey = Image.fromarray(255 - np.round(255.0 * panel).astype(np.uint8))
-        picture.paste(grey.resize((size, size), Image.Resampling.NEAREST), (left + 11, 11))
-        draw.rectangle((left + 10, 10, left + size + 11, size + 11), outline=(150, 170, 200))
-        for start in np.cumsum(segments)[:-1]:
-            tick = 11 + int(start) * cell_pixels(length)
-            draw.line((left + tick, 0, left + tick, 9), fill="red", width=2)
-            draw.line((left, tick, left + 9, tick), fill="red", width=2)
-    return picture
-
-
-def draw_sheets(data: LabelledMaps, rows: list[int], folder: Path) -> pd.DataFrame:
-    """Writes the maps of ``rows`` to contact sheets, short maps first; returns the key: sheet, position, map_id."""
-    folder.mkdir(parents=True, exist_ok=True)
-    key: list[tuple[int, int, str]] = []
-    waiting = sorted(rows, key=lambda row: len(data.maps[row]) // 32)  # stable: random within a band of lengths
-    sheet = 0
-    while waiting:
-        pictures: list[tuple[Image.Image, int]] = []
-        for row in waiting:  # as many as fit into equal panels
-            info = data.table.iloc[row]
-            picture = draw_map(data.maps[row].astype(np.float32), segment_lengths(info["segments"]))
-            side = max([p.width for p, _ in pictures] + [picture.width]) + 14
-            columns, lines = max(1, SHEET[0] // side), max(1, SHEET[1] // (side + CAPTION))
-            if pictures and len(pictures) + 1 > min(columns * lines, 12):
-                break
-            pictures.append((picture, row))
-        sheet += 1
-        side = max(p.width for p, _ in pictures) + 14
-        columns = max(1, SHEET[0] // side)
-        image = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * (side + CAPTION)), "white")
-        draw = ImageDraw.Draw(image)
-        for position, (picture, row) in enumerate(pictures, start=1):
-            info = data.table.iloc[row]
-            x, y = (position - 1) % columns * side, (position - 1) // columns * (side + CAPTION)
-            draw.text((x + 11, y), f"[{position}] L={info['length']}", fill="black", font_size=16)
-            note = ("causal " if info["direction"] == "causal" else "") + f"segments {info['segments']}"
-            draw.text((x + 120, y + 4), note, fill="black", font_size=11)
-            faintest = 255 - round(255 * min(1.0, 2.5 / len(data.maps[row]) / float(data.maps[row].max())))
-            draw.rectangle((x + 95, y + 4, x + 110, y + 17), fill=(faintest,) * 3, outline=(150, 170, 200))
-            image.paste(picture, (x, y + CAPTION))
-            key.append((sheet, position, str(info["map_id"])))
-        image.save(folder / f"sheet-{sheet:03}.png")
-        waiting = waiting[len(pictures) :]
-    table = pd.DataFrame(key, columns=["sheet", "position", "map_id"])
-    table.to_csv(folder / "key.csv", index=False)
-    return table
-
-
-def disputed(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """Where both annotators answered and differ."""
-    a, b = table["annotator_a"].to_numpy(), table["annotator_b"].to_numpy()
-    return np.asarray((a != "") & (b != "") & (a != b))
-
-
-def read_answers(folder: Path) -> pd.DataFrame:
-    """The answers of a folder of sheets with full class names, every map of the key answered exactly once."""
-    key = pd.read_csv(folder / "key.csv")
+def answers_of_sheets(folder: Path) -> pd.DataFrame:
+    """The answers of a folder of sheets, map_id -> pattern, second; every map of the key answered exactly once."""
+    key = pd.read_csv(folder / "key.csv", dtype={"map_id": str})
     answers = pd.read_csv(folder / "answers.csv", keep_default_na=False)
     merged = key.merge(answers, on=["sheet", "position"], how="outer", indicator=True, validate="one_to_one")
     for side, complaint in (("left_only", "no answer"), ("right_only", "an answer, but no map")):
@@ -127,7 +45,14 @@ def read_answers(folder: Path) -> pd.DataFrame:
                 f"{folder}: sheet {row.sheet}, position {row.position}: {row.pattern!r}, {row.second!r}, "
                 f"expected {', '.join(CODES)}, the second choice or nothing"
             )
-    return merged.assign(pattern=merged["pattern"].map(CODES), second=merged["second"].map({"": ""} | CODES))
+    merged = merged.assign(pattern=merged["pattern"].map(CODES), second=merged["second"].map({"": ""} | CODES))
+    return merged.set_index("map_id")[["pattern", "second"]]
+
+
+def answers_of_page(path: Path) -> pd.DataFrame:
+    """The answers that ``training.annotate`` wrote, map_id -> pattern, second: the last one of each map."""
+    answers = pd.read_csv(path, keep_default_na=False, dtype=str).drop_duplicates("map_id", keep="last")
+    return answers[answers["pattern"] != ""].set_index("map_id")[["pattern", "second"]]
 
 
 @app.command()
@@ -140,8 +65,10 @@ def sheets(
     """Draws contact sheets of the maps that this annotator has not answered; for the third look, of those disputed."""
     data = read_dataset(folder)
     third = annotator is Annotator.THIRD
-    open_rows = data.table["pattern" if third else f"annotator_{annotator}"] == ""
-    rows = np.flatnonzero(open_rows & disputed(data.table) if third else open_rows)
+    unanswered = data.table["pattern" if third else f"annotator_{annotator}"] == ""
+    rows = np.flatnonzero(unanswered & disputed(data.table) if third else unanswered)
+    if not len(rows):
+        raise typer.BadParameter(f"{folder}: annotator {annotator} has no map left to answer")
     order = np.random.default_rng(list(annotator.encode())).permutation(rows)
     key = draw_sheets(data, order.tolist(), sheet_folder)
     show(f"{len(key)} maps on {key['sheet'].max()} sheets in {sheet_folder}")
@@ -149,42 +76,77 @@ def sheets(
 
 @app.command()
 def collect(
-    sheet_folder: Annotated[Path, typer.Argument(help="a folder with key.csv and answers.csv")],
+    answers: Annotated[
+        Path, typer.Argument(help="a folder with key.csv and answers.csv, or an annotation page's file")
+    ],
     *,
     annotator: Annotated[Annotator, typer.Option(help="whose answers")],
     folder: Annotated[Path, typer.Option(help="the data set")] = DATA,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="there is no second annotator: the answer is the label")
+    ] = False,
 ) -> None:
     """Writes answers into labels.csv; a map gets its pattern when both agree, or from the third look."""
-    answers = read_answers(sheet_folder).set_index("map_id")
+    given = answers_of_sheets(answers) if answers.is_dir() else answers_of_page(answers)
     table = read_labels(folder).set_index("map_id", drop=False)
-    if annotator is Annotator.THIRD:
-        table.loc[answers.index, ["pattern", "second"]] = answers[["pattern", "second"]]
-    else:
-        columns = [f"annotator_{annotator}", f"annotator_{annotator}_second"]
-        table.loc[answers.index, columns] = answers[["pattern", "second"]].to_numpy()
-        agreed = (table["annotator_a"] != "") & (table["annotator_a"] == table["annotator_b"])
-        seconds = table["annotator_a_second"].where(table["annotator_a_second"] != "", table["annotator_b_second"])
-        table.loc[agreed, "pattern"] = table.loc[agreed, "annotator_a"]
-        table.loc[agreed, "second"] = seconds[agreed]
+    for map_id in given.index.difference(table.index)[:1]:
+        raise typer.BadParameter(f"{answers}: map {map_id!r} is not in {folder / 'labels.csv'}")
+    if annotator is not Annotator.THIRD:
+        table.loc[given.index, [f"annotator_{annotator}", f"annotator_{annotator}_second"]] = given.to_numpy()
+    if alone or annotator is Annotator.THIRD:
+        table.loc[given.index, ["pattern", "second"]] = given
+    agreed = (table["annotator_a"] != "") & (table["annotator_a"] == table["annotator_b"])
+    seconds = table["annotator_a_second"].where(table["annotator_a_second"] != "", table["annotator_b_second"])
+    table.loc[agreed, "pattern"] = table.loc[agreed, "annotator_a"]
+    table.loc[agreed, "second"] = seconds[agreed]
     write_labels(table, folder)
-    show(f"{len(answers)} answers collected; {(table['pattern'] == '').sum()} maps have no label yet")
+    show(f"{len(given)} answers collected; {(table['pattern'] == '').sum()} maps have no label yet")
+
+
+def _kappa(a: "pd.Series[str]", b: "pd.Series[str]") -> float:
+    """Cohen's kappa; 1 where both gave one and the same class throughout."""
+    return float(cohen_kappa_score(a, b)) if a.nunique() > 1 or b.nunique() > 1 else 1.0
 
 
 @app.command()
 def agreement(folder: Annotated[Path, typer.Option(help="the data set")] = DATA) -> None:
-    """Prints how well the two annotators agree."""
+    """Prints how well the two annotators agree: over all, for each class against the rest, and for each source."""
     table = read_labels(folder)
+    table = table[(table["annotator_a"] != "") & (table["annotator_b"] != "")]
     a, b = table["annotator_a"], table["annotator_b"]
     sure = (table["annotator_a_second"] == "") & (table["annotator_b_second"] == "")
-    names = PATTERN_NAMES.tolist()
-    show(f"{len(table)} maps, {int((a != b).sum())} disputed")
-    show(f"Cohen's kappa {cohen_kappa_score(a, b):.3f}")
+    show(f"{len(table)} maps, {int(disputed(table).sum())} disputed")
+    show(f"Cohen's kappa {_kappa(a, b):.3f}")
     if sure.any():
+        same = float((a == b)[sure].mean())
         show(
-            f"Cohen's kappa {cohen_kappa_score(a[sure], b[sure]):.3f} on the {sure.sum()} maps without a second choice"
+            f"Cohen's kappa {_kappa(a[sure], b[sure]):.3f} on the {sure.sum()} maps without a second choice ({same:.1%} alike)"
         )
-    show(f"macro-F1 of one against the other {f1_score(a, b, labels=names, average='macro', zero_division=0):.3f}")
-    show(pd.DataFrame(confusion_matrix(a, b, labels=names), index=names, columns=names))
+    show(f"macro-F1 of one against the other {f1_score(a, b, labels=NAMES, average='macro', zero_division=0):.3f}")
+    show(pd.DataFrame(confusion_matrix(a, b, labels=NAMES), index=NAMES, columns=NAMES))
+    for name in NAMES:
+        show(f"{name} against the rest: kappa {_kappa(a == name, b == name):.3f}")
+    for source, rows in table.groupby("source"):
+        show(f"{source}: {len(rows)} maps, kappa {_kappa(rows['annotator_a'], rows['annotator_b']):.3f}")
+
+
+@app.command()
+def calibration(
+    house: Annotated[Path, typer.Argument(help="a folder with labels.csv: id, label, second")],
+    answers: Annotated[Path, typer.Option(help="columns annotator, round, id, pattern, second")] = CALIBRATION,
+) -> None:
+    """Prints how well each annotator agreed with maps labelled elsewhere, before labelling any of this data set."""
+    labels = pd.read_csv(house / "labels.csv", keep_default_na=False).set_index("id")
+    given = pd.read_csv(answers, keep_default_na=False)
+    given["house"] = labels.loc[given["id"], "label"].to_numpy()
+    for (annotator, number), rows in given.groupby(["annotator", "round"]):
+        show(
+            f"annotator {annotator}, round {number}: {len(rows)} maps, kappa {_kappa(rows['pattern'], rows['house']):.3f}"
+        )
+    last = given[given["round"] == given.groupby("annotator")["round"].transform("max")]
+    for title, rows in (("all rounds", given), ("last rounds", last)):
+        f1 = f1_score(rows["house"], rows["pattern"], labels=NAMES, average="macro", zero_division=0)
+        show(f"{title}: {len(rows)} answers, kappa {_kappa(rows['pattern'], rows['house']):.3f}, macro-F1 {f1:.3f}")
 
 
 if __name__ == "__main__":
