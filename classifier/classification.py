@@ -153,7 +153,7 @@ class Classifier(ABC):
 
 
 def _doubted(result: Classification) -> Classification:
-    """Warns where half of an input's maps are uncertain or even: such an input is hardly a trained model's attention."""
+    """Warns where half of an input's maps are uncertain or even, as a trained model's attention hardly is."""
     even = result.evidence.visible_mass == 0
     doubtful = int((result.uncertain | even).sum())
     if 2 * doubtful < result.patterns.size:

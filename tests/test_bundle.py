@@ -60,7 +60,7 @@ def test_a_damaged_bundle_is_refused(folder, tmp_path):
 
 def test_the_bundled_model_is_small():
     assert sum(path.stat().st_size for path in BUNDLED.iterdir()) < 5_000_000
-    assert ModelBundle.read().metrics["test_maps"] >= 100
+    assert ModelBundle.read().metrics["validation_maps"] >= 100
 
 
 def test_one_map_is_classified_alike_in_every_company(classifier):

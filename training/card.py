@@ -1,90 +1,140 @@
-"""Writes ``MODEL_CARD.md`` from the figures in ``bundle.json``: ``python -m training.card`` after a change of words."""
+"""Writes ``MODEL_CARD.md`` and its pictures from what was measured: ``python -m training.card``.
 
-from classifier.bundle import ModelBundle
-from classifier.patterns import PATTERNS
-
-_TEXT = """\
----
-license: apache-2.0
-pipeline_tag: image-classification
-library_name: onnx
-tags: [attention, interpretability, transformers]
----
-
-# {name} {version}
-
-A convolutional net that names the pattern of a transformer self-attention map: Vertical, Diagonal, Vertical+Diagonal,
-Block or Heterogeneous, the classes of Kovaleva et al. 2019, "Revealing the Dark Secrets of BERT", section 4.1. Eight
-convolutions with ReLU; it reads images uint8 [3, {image_size}, {image_size}] of rendering version {rendering_version}
-and answers five probabilities. This card is written by `python -m training.card` from the figures in `bundle.json`.
-
-## Use
-
-For labelling attention heads by what their maps look like. A pattern describes a map; it does not say what a head does
-for the model. Maps of fewer than 8 tokens are outside what the annotation guide labels. One input's map is one
-observation: label a head over many inputs.
-
-## Data
-
-{labelled_maps:.0f} maps labelled by hand, described in `training/data/DATASET_CARD.md`: attention of one pre-trained
-encoder (all-MiniLM-L6-v2), two thirds as it is and one third under stated interventions. Pre-trained on synthetic maps
-of known composition, which are in no figure below. No text and no (layer, head) of the test split occurs in training.
-The two annotators agree with Cohen's kappa {annotators_kappa:.3f}.
-
-## Figures
-
-| figure | validation | test |
-|---|---|---|
-| maps | {validation_maps:.0f} | {test_maps:.0f} |
-| macro-F1 | {validation_macro_f1:.3f} | {test_macro_f1:.3f} |
-| accuracy | {validation_accuracy:.3f} | {test_accuracy:.3f} |
-| accuracy where no second choice was given | {validation_accuracy_certain:.3f} | {test_accuracy_certain:.3f} |
-
-The annotators' macro-F1 against each other is {annotators_macro_f1:.3f} over all maps and
-{annotators_test_macro_f1:.3f} on the test split: about what a net can reach.
-
-Test split by class:
-
-| class | precision | recall | F1 | maps |
-|---|---|---|---|---|
-{classes}
-
-## Limits
-
-The labelled maps come from one small encoder; on other models expect less, most of all on decoders and on heads with
-squares. The test split holds few Diagonal and Block maps, so that their figures move by several points with one map.
-Most errors lie between Vertical and Heterogeneous, as most of the annotators' differences do.
-
-## Reproduce
-
-`make train` repeats rendering, training, export and measurement in about 3 minutes on 2 cores. On one machine with the
-locked packages the figures come out equal. Another order of summation makes another net: macro-F1 and accuracy should
-come out within 0.03 of the figures above, which `python -m training.train --threads 1 --output FOLDER` shows.
+The figures come from ``training/results.json``, which ``training.train``, ``training.ablation``, ``training.speed``,
+``training.robustness`` and ``training.evaluate --keep`` write, each its own section.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-def card_text(bundle: ModelBundle) -> str:
-    """The card of a bundle."""
-    m = bundle.metrics
-    rows = [
-        f"| {pattern} | {m[f'test_precision_{pattern}']:.3f} | {m[f'test_recall_{pattern}']:.3f} "
-        f"| {m[f'test_f1-score_{pattern}']:.3f} | {m[f'test_support_{pattern}']:.0f} |"
-        for pattern in PATTERNS
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from classifier.bundle import ModelBundle
+from classifier.patterns import PATTERN_NAMES
+from training.dataset import read_labels
+from training.results import read_results
+
+
+def _table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _between(interval: Sequence[float]) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def splits_table(sets: Mapping[str, Any]) -> str:
+    """Headline figures of every set of maps, the annotators' beside them."""
+    head = [
+        "maps of",
+        "number",
+        "macro-F1",
+        "accuracy",
+        "annotators' F1, accuracy",
+        "accuracy where certain",
+        "calibration error",
+        "answered",
     ]
-    return _TEXT.format(
-        name=bundle.name,
-        version=bundle.version,
-        image_size=bundle.image_size,
-        rendering_version=bundle.rendering_version,
-        classes="\n".join(rows),
-        **bundle.metrics,
-    )
+    rows = [
+        [
+            name,
+            str(one["maps"]),
+            f"{_figure(one['macro_f1'])} ({_between(one['macro_f1_interval'])})",
+            f"{_figure(one['accuracy'])} ({_between(one['accuracy_interval'])})",
+            f"{_figure(one['annotators']['macro_f1'])}, {_figure(one['annotators']['accuracy'])}",
+            f"{_figure(one['accuracy_certain'])} of {one['certain_maps']}",
+            _figure(one["calibration_error"]),
+            f"{one['coverage']:.1%} at {_figure(one['accuracy_answered'])}",
+        ]
+        for name, one in sets.items()
+    ]
+    return _table(rows, head)
 
 
-def write_card(bundle: ModelBundle) -> None:
-    """Writes the card into the bundle's folder."""
-    (bundle.folder / "MODEL_CARD.md").write_text(card_text(bundle), encoding="utf-8")
+def classes_table(figures: Mapping[str, Any]) -> str:
+    """Precision, recall and F1 of each class."""
+    rows = [
+        [
+            name,
+            _figure(one["precision"]),
+            _figure(one["recall"]),
+            f"{_figure(one['f1-score'])} ({_between(one['f1_interval'])})",
+            f"{one['support']:.0f}",
+        ]
+        for name, one in figures["classes"].items()
+        if one["support"]
+    ]
+    return _table(rows, ["class", "precision", "recall", "F1", "maps"])
+
+
+def confusion_table(figures: Mapping[str, Any]) -> str:
+    """Labels as rows, answers as columns."""
+    names = PATTERN_NAMES.tolist()
+    rows = [[name, *map(str, row)] for name, row in zip(names, figures["confusion"], strict=True)]
+    return _table(rows, ["label, answered as", *names])
+
+
+def parts_table(parts: Mapping[str, Mapping[str, float]], title: str) -> str:
+    """Figures by the values of a column."""
+    rows = [[name, str(one["maps"]), _figure(one["macro_f1"]), _figure(one["accuracy"])] for name, one in parts.items()]
+    return _table(rows, [title, "maps", "macro-F1", "accuracy"])
+
+
+def ablation_table(ablation: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
+    """Validation figures of the alternatives, and how fast they are."""
+    rows = [
+        [
+            name,
+            f"{_figure(one['macro_f1'])}" + (f" (spread {_figure(one['macro_f1_spread'])})" if one["nets"] > 1 else ""),
+            _figure(one["accuracy"]),
+            f"{speed[name]['ratio']:.2f}" if name in speed else "",
+        ]
+        for name, one in ablation.items()
+    ]
+    return _table(rows, ["alternative", "macro-F1", "accuracy", "maps/s, plain reading = 1"])
+
+
+def coverage_table(figures: Mapping[str, Any]) -> str:
+    """A few points of the coverage-risk curve."""
+    points = [p for p in figures["coverage_curve"] if round(p["threshold"] * 100) % 10 == 0]
+    rows = [[f"{p['threshold']:.1f}", f"{p['coverage']:.1%}", _figure(p["accuracy"])] for p in points]
+    return _table(rows, ["confidence at least", "maps answered", "accuracy among them"])
+
+
+def card_text(bundle: ModelBundle, results: Mapping[str, Any]) -> str:
+    """The card of a bundle; parts that were not measured yet are left out."""
+    sets = {"validation": results["validation"]}
+    parts: dict[str, str] = {}
+    if "figures" in results:
+        test = results["figures"]["test"]
+        sets |= {"test": test, "held-out source": results["figures"]["held-out"]}
+        parts |= {
+            "classes": classes_table(test),
+            "confusion": confusion_table(test),
+            "lengths": parts_table(test["by"]["length"], "tokens"),
+            "sources": parts_table(test["by"]["source"], "source"),
+            "coverage": coverage_table(test),
+        }
+    if "elsewhere" in results:
+        sets["models from elsewhere"] = results["elsewhere"]
+    if "ablation" in results:
+        parts["ablation"] = ablation_table(results["ablation"], results.get("speed", {}))
+    environment = Environment(loader=PackageLoader("training"), undefined=StrictUndefined, keep_trailing_newline=True)
+    template = environment.get_template("MODEL_CARD.md")
+    count = len(read_labels())
+    return template.render(bundle=bundle, results=results, count=count, splits=splits_table(sets), **parts)
+
+
+def write_card() -> None:
+    """Writes the card of the bundled model into its folder."""
+    bundle = ModelBundle.read()
+    (bundle.folder / "MODEL_CARD.md").write_text(card_text(bundle, read_results()), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write_card(ModelBundle.read())
+    write_card()

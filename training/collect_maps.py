@@ -1,4 +1,4 @@
-"""Collects the maps to be labelled: ``python -m training.collect_maps MODELS``, after ``training.source_models MODELS``.
+"""Collects the maps to be labelled: ``python -m training.collect_maps MODELS``, which ``training.source_models`` made.
 
 Texts are dealt to train, validation and test, and so are the heads of each model; a map is eligible where text and head
 stand on the same side, so that no text and no (model, layer, head) of the test split is seen in training. Models that
@@ -36,7 +36,8 @@ from training.attention_sources import (
     vision_attention,
 )
 from training.corpus import HELD_BACK, paragraphs
-from training.dataset import COLUMNS, DATA, read_labels, read_maps, write_labels
+from training.dataset import COLUMNS, DATA, read_labels, read_maps, write_labels, write_maps
+from training.source_models import TASKS
 from training.texts import SourceText, documentation_texts, made_texts, source_texts
 
 SEED = 20260101
@@ -64,9 +65,10 @@ class Source:
     intervention: str = ""
 
 
+_FINE_TUNED = tuple(f"minilm-{task}-{when}" for task in TASKS for when in ("early", "late"))
 SOURCES = (
     Source("MiniLM, long inputs", ("minilm",), 130, 130),
-    Source("MiniLM, fine-tuned", tuple(f"minilm-{t}-{w}" for t in ("relation", "answer", "opinion", "order") for w in ("early", "late")), 320, 20),
+    Source("MiniLM, fine-tuned", _FINE_TUNED, 320, 20),
     Source("encoder, learned positions", ("bert-small-early", "bert-small-late"), 330, 45),
     Source("encoder, shared layers", ("albert-small-early", "albert-small-late"), 170, 15),
     Source("encoder, relative positions", ("xlnet-small-early", "xlnet-small-late"), 260, 40),
@@ -99,7 +101,7 @@ class Collection:
     maps: dict[str, NDArray[np.float16]]
     rows: list[dict[str, object]]
 
-    def add(self, found: TextAttention, attention: NDArray[np.float32], **about: object) -> None:
+    def add(self, found: TextAttention, attention: NDArray[np.floating], **about: object) -> None:
         """Adds one map [L, L]."""
         layer, head = about["layer"], about["head"]
         map_id = f"{about.pop('prefix')}-{found.text.text_id}-{layer}-{head}"
@@ -188,6 +190,15 @@ class Workshop:
         return text_model_attention(self.texts, self.models / checkpoint, tokenizer, LIMIT)
 
 
+def _changed(found: TextAttention, intervention: str) -> TextAttention:
+    """The same under an intervention on every head; "" is none."""
+    if not intervention:
+        return found
+    length = found.attention.shape[-1]
+    changed = [intervene(intervention, one, found.segments) for one in found.attention.reshape(-1, length, length)]
+    return replace(found, attention=np.stack(changed).reshape(found.attention.shape))
+
+
 def _candidates(
     workshop: Workshop, source: Source, checkpoint: str, heads: dict[str, str] | None
 ) -> Iterator[Candidate]:
@@ -199,16 +210,11 @@ def _candidates(
         heads = heads or _deal_heads(layers, count, np.random.default_rng([SEED, count]))
         if length < 8 or (held_out and split == "train"):
             continue
-        if source.intervention:
-            changed = [
-                intervene(source.intervention, one, found.segments)
-                for one in found.attention.reshape(-1, length, length)
-            ]
-            found = replace(found, attention=np.stack(changed).reshape(found.attention.shape))
-        strata = _strata(found)
+        taken = _changed(found, source.intervention)
+        strata = _strata(taken)
         for layer, head in np.ndindex(layers, count):
             if held_out or heads[f"{layer}.{head}"] == split:
-                attention = found.attention[layer, head].astype(np.float16)
+                attention = taken.attention[layer, head].astype(np.float16)
                 yield Candidate(
                     found, attention, layer, head, "held-out" if held_out else split, int(strata[layer, head])
                 )
@@ -269,11 +275,8 @@ def main(
     table = pd.DataFrame(gathered.rows).reindex(columns=list(COLUMNS), fill_value="")
     new = table[~table["map_id"].isin(old["map_id"])]
     both = pd.concat([old, new], ignore_index=True)
-    kept = read_maps(folder) if len(old) else {}
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        folder / "maps.npz", allow_pickle=False, **{i: kept.get(i, gathered.maps.get(i)) for i in both["map_id"]}
-    )
+    write_maps(gathered.maps | (read_maps(folder) if len(old) else {}), folder)
     write_labels(both, folder)
     show(both.groupby(["source", "split"]).size().unstack(fill_value=0))
 

@@ -1,5 +1,6 @@
 """The labelled data set as a folder: ``maps.npz`` (map_id -> float16 [L, L]) and ``labels.csv`` (one row a map)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -74,6 +75,14 @@ def read_maps(folder: Path = DATA) -> dict[str, NDArray[np.float16]]:
     """Reads ``maps.npz``: map_id -> [L, L]."""
     with np.load(folder / "maps.npz", allow_pickle=False) as archive:
         return {map_id: archive[map_id] for map_id in archive.files}
+
+
+def write_maps(maps: Mapping[str, NDArray[np.float16]], folder: Path = DATA) -> None:
+    """Writes ``maps.npz`` in one rename."""
+    partial = folder / "maps.npz.partial"
+    with partial.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **dict(maps))
+    partial.replace(folder / "maps.npz")
 
 
 def read_dataset(folder: Path = DATA) -> LabelledMaps:

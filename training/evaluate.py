@@ -9,6 +9,7 @@
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,9 +61,11 @@ def macro_f1(truth: "pd.Series[str] | NDArray[np.str_]", answer: "pd.Series[str]
 
 
 def calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> float:
-    """Expected calibration error: mean distance of confidence and accuracy in ten equal bins, weighted by their maps."""
+    """Expected calibration error: distance of confidence and accuracy in ten equal bins, weighted by their maps."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())]
+    gaps = [
+        abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())
+    ]
     return float(np.sum(gaps))
 
 
@@ -70,7 +73,11 @@ def reliability(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> li
     """For each bin that holds maps: their number, mean confidence and accuracy."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return [
-        {"maps": int((bins == b).sum()), "confidence": float(confidence[bins == b].mean()), "accuracy": float(right[bins == b].mean())}
+        {
+            "maps": int((bins == b).sum()),
+            "confidence": float(confidence[bins == b].mean()),
+            "accuracy": float(right[bins == b].mean()),
+        }
         for b in sorted(set(bins.tolist()))
     ]
 
@@ -81,7 +88,9 @@ def coverage_curve(right: NDArray[np.bool_], confidence: NDArray[np.float64]) ->
     for threshold in np.arange(0.2, 1.0, 0.02):
         kept = confidence >= threshold
         if kept.any():
-            curve.append({"threshold": float(threshold), "coverage": float(kept.mean()), "accuracy": float(right[kept].mean())})
+            curve.append(
+                {"threshold": float(threshold), "coverage": float(kept.mean()), "accuracy": float(right[kept].mean())}
+            )
     return curve
 
 
@@ -135,8 +144,18 @@ def figures(data: LabelledMaps, given: Answers, *, uncertain_below: float) -> di
         )
     if "annotator_a_second" in table:
         sure = certain(table).to_numpy()
-        found |= {"annotators": annotators(table), "certain_maps": int(sure.sum()), "accuracy_certain": float(right[sure].mean())}
+        found |= {
+            "annotators": annotators(table),
+            "certain_maps": int(sure.sum()),
+            "accuracy_certain": float(right[sure].mean()),
+        }
     return found
+
+
+def headline(split: str, found: dict[str, Any]) -> dict[str, float]:
+    """The figures of a split that a bundle carries, each named split_figure."""
+    names = ("maps", "macro_f1", "accuracy", "calibration_error", "coverage", "accuracy_answered")
+    return {f"{split.replace('-', '_')}_{name}": round(float(found[name]), 4) for name in names}
 
 
 def breakdown(data: LabelledMaps, given: Answers, column: "pd.Series[Any]") -> dict[str, dict[str, float]]:
@@ -156,7 +175,7 @@ def breakdown(data: LabelledMaps, given: Answers, column: "pd.Series[Any]") -> d
 def length_bands(data: LabelledMaps) -> "pd.Series[Any]":
     """For each map "8 to 15" and so on."""
     lengths = pd.Series([len(one) for one in data.maps])
-    names = [f"{low:03} to {high - 1:03}" for low, high in zip(LENGTHS, LENGTHS[1:], strict=False)]
+    names = [f"{low:03} to {high - 1:03}" for low, high in pairwise(LENGTHS)]
     return pd.cut(lengths, LENGTHS, right=False, labels=names).astype(str)
 
 
@@ -189,11 +208,15 @@ def main(
     show(f"expected calibration error {found['calibration_error']:.3f}")
     show(f"{found['coverage']:.1%} answered at accuracy {found['accuracy_answered']:.3f}")
     if "annotators" in found:
-        show(f"annotators against each other: macro-F1 {found['annotators']['macro_f1']:.3f}, kappa {found['annotators']['kappa']:.3f}")
-        show(f"accuracy {found['accuracy_certain']:.3f} on {found['certain_maps']} maps where they agreed without a second choice")
+        a, b = found["annotators"]["macro_f1"], found["annotators"]["kappa"]
+        show(f"annotators against each other: macro-F1 {a:.3f}, kappa {b:.3f}")
+        sure, maps = found["accuracy_certain"], found["certain_maps"]
+        show(f"accuracy {sure:.3f} on {maps} maps where they agreed without a second choice")
     show(classification_report(truth, given.patterns, labels=NAMES, zero_division=0, digits=3))
     show(pd.DataFrame(found["confusion"], index=NAMES, columns=NAMES))
-    parts = {"length": breakdown(data, given, length_bands(data))} | ({by: breakdown(data, given, data.table[by])} if by else {})
+    parts = {"length": breakdown(data, given, length_bands(data))} | (
+        {by: breakdown(data, given, data.table[by])} if by else {}
+    )
     for column in parts.values():
         for value, row in column.items():
             show(f"{value}: {row['maps']} maps, macro-F1 {row['macro_f1']:.3f}, accuracy {row['accuracy']:.3f}")

@@ -29,7 +29,7 @@ def synthetic_examples(image_size: int, count: int = SYNTHETIC_MAPS) -> tuple[to
 
 
 def soft_targets(data: LabelledMaps) -> torch.Tensor:
-    """Targets float32 [maps, 5]: the mean of both annotators' answers and the final one, each with its second choice."""
+    """Targets float32 [maps, 5]: the mean of both annotators' answers and the final one, with second choices."""
     targets = torch.zeros(len(data.maps), len(NAMES))
     for columns in (
         ("pattern", "second"),

@@ -45,14 +45,25 @@ def _fit(
 
 def fit_synthetic(net: PatternNet, images: torch.Tensor, targets: torch.Tensor) -> None:
     """Pre-trains on synthetic maps."""
-    sizes = {"epochs": SYNTHETIC_EPOCHS, "batch": SYNTHETIC_BATCH, "rate": SYNTHETIC_RATE}
-    _fit(net, images, targets, title="synthetic maps", **sizes)
+    _fit(
+        net,
+        images,
+        targets,
+        epochs=SYNTHETIC_EPOCHS,
+        batch=SYNTHETIC_BATCH,
+        rate=SYNTHETIC_RATE,
+        title="synthetic maps",
+    )
 
 
 def fit_hand_labels(net: PatternNet, images: torch.Tensor, targets: torch.Tensor) -> None:
     """Trains on hand-labelled maps."""
-    sizes = {"epochs": HAND_EPOCHS, "batch": HAND_BATCH, "rate": HAND_RATE}
-    _fit(net, images, targets, title="hand labels   ", **sizes)
+    _fit(net, images, targets, epochs=HAND_EPOCHS, batch=HAND_BATCH, rate=HAND_RATE, title="hand labels   ")
+
+
+def fit_distilled(net: PatternNet, images: torch.Tensor, targets: torch.Tensor) -> None:
+    """Trains on what other nets say of hand-labelled and synthetic maps."""
+    _fit(net, images, targets, epochs=HAND_EPOCHS // 4, batch=HAND_BATCH, rate=HAND_RATE, title="distilled     ")
 
 
 def logits(net: PatternNet, images: torch.Tensor) -> torch.Tensor:

@@ -118,10 +118,7 @@ def agreement(folder: Annotated[Path, typer.Option(help="the data set")] = DATA)
     show(f"{len(table)} maps, {int(disputed(table).sum())} disputed")
     show(f"Cohen's kappa {_kappa(a, b):.3f}")
     if sure.any():
-        same = float((a == b)[sure].mean())
-        show(
-            f"Cohen's kappa {_kappa(a[sure], b[sure]):.3f} on the {sure.sum()} maps without a second choice ({same:.1%} alike)"
-        )
+        show(f"Cohen's kappa {_kappa(a[sure], b[sure]):.3f} on the {sure.sum()} maps without a second choice")
     show(f"macro-F1 of one against the other {f1_score(a, b, labels=NAMES, average='macro', zero_division=0):.3f}")
     show(pd.DataFrame(confusion_matrix(a, b, labels=NAMES), index=NAMES, columns=NAMES))
     for name in NAMES:
@@ -140,9 +137,8 @@ def calibration(
     given = pd.read_csv(answers, keep_default_na=False)
     given["house"] = labels.loc[given["id"], "label"].to_numpy()
     for (annotator, number), rows in given.groupby(["annotator", "round"]):
-        show(
-            f"annotator {annotator}, round {number}: {len(rows)} maps, kappa {_kappa(rows['pattern'], rows['house']):.3f}"
-        )
+        kappa = _kappa(rows["pattern"], rows["house"])
+        show(f"annotator {annotator}, round {number}: {len(rows)} maps, kappa {kappa:.3f}")
     last = given[given["round"] == given.groupby("annotator")["round"].transform("max")]
     for title, rows in (("all rounds", given), ("last rounds", last)):
         f1 = f1_score(rows["house"], rows["pattern"], labels=NAMES, average="macro", zero_division=0)

@@ -1,4 +1,4 @@
-"""What was measured, in one file that the model card is written from: ``training/results.json``, a section a program."""
+"""What was measured, a section a program, in ``training/results.json``: the model card is written from it."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,12 @@ def write_section(name: str, content: Any) -> None:
     """Replaces one section, numbers rounded to four decimals."""
     results = read_results() | {name: _rounded(content)}
     RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n", encoding="utf-8")
+
+
+def forget(*names: str) -> None:
+    """Drops sections: what was measured of a model that is no longer there."""
+    results = {name: content for name, content in read_results().items() if name not in names}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def _rounded(content: Any) -> Any:

@@ -10,7 +10,8 @@ _WHO = {
         "the piano tuner", "a tired nurse", "our teacher", "the lock keeper", "a travelling dentist", "the gardener",
     ),
     "group": (
-        "two students", "the fishermen", "several guests", "the twins", "both drivers", "the bell ringers", "some hikers",
+        "two students", "the fishermen", "several guests", "the twins", "both drivers", "the bell ringers",
+        "some hikers",
     ),
 }  # fmt: skip
 _DO = (
@@ -53,7 +54,7 @@ class Statement:
     why: str
 
     def text(self, form: int = 0, *, order: int = 0, tail: bool = True) -> str:
-        """The sentence: ``form`` 0 plain, 1 with a synonym, 2 with the opposite verb; ``order`` 0 to 2 moves the time."""
+        """The sentence: ``form`` 0 plain, 1 a synonym, 2 the opposite verb; ``order`` 0 to 2 moves the time."""
         verb, why = _DO[self.verb][form], f" {self.why}" if tail else ""
         clause = f"{self.who} {verb} the {self.quality} {self.what} {self.where}"
         if order == 1:

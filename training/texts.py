@@ -162,16 +162,14 @@ _PARAGRAPH_PAIR = (
 
 
 def made_texts() -> list[SourceText]:
-    """Texts by the grammar of ``sentences``: single ones, pairs, passages of 2 to 40 sentences, pairs of passages."""
+    """Texts by the grammar of ``sentences``: single ones, pairs, passages of 2 to 21 sentences, pairs of passages."""
     rng = np.random.default_rng(20260102)
-    texts = []
-    for i in range(60):
-        texts.append(SourceText(f"made-single-{i:03}", "made single", sentences.judged(rng)[0]))
+    texts = [SourceText(f"made-single-{i:03}", "made single", sentences.judged(rng)[0]) for i in range(60)]
     for i in range(140):
         one, two, _ = sentences.pair(rng) if i % 3 else sentences.question_pair(rng)
         texts.append(SourceText(f"made-pair-{i:03}", "made pair", one, two))
-    for i in range(40):
-        texts.append(SourceText(f"made-passage-{i:03}", "made passage", sentences.passage(rng, 2 + i % 20)))
+    passages = [sentences.passage(rng, 2 + i % 20) for i in range(40)]
+    texts += [SourceText(f"made-passage-{i:03}", "made passage", passage) for i, passage in enumerate(passages)]
     for i in range(40):
         one, two = sentences.passage(rng, 1 + i % 8), sentences.passage(rng, 1 + i % 5)
         texts.append(SourceText(f"made-passages-{i:03}", "made passages", one, two))
@@ -179,28 +177,19 @@ def made_texts() -> list[SourceText]:
 
 
 def documentation_texts(paragraphs: list[str]) -> list[SourceText]:
-    """Passages of given paragraphs: short single ones, pairs, and long ones of 600 to 2,400 characters, half of them pairs."""
+    """Passages of given paragraphs: short ones, pairs of short ones, and long ones of 500 to 2,600 characters."""
     rng = np.random.default_rng(20260103)
     drawn = iter(rng.permutation(np.array(paragraphs, dtype=object)).tolist())
     texts = [SourceText(f"documentation-{i:03}", "documentation", next(drawn)[:160]) for i in range(30)]
-    for i in range(40):
-        texts.append(
-            SourceText(f"documentation-pair-{i:03}", "documentation pair", next(drawn)[:110], next(drawn)[:110])
-        )
+    pairs = [(next(drawn)[:110], next(drawn)[:110]) for _ in range(40)]
+    texts += [SourceText(f"documentation-pair-{i:03}", "documentation pair", *pair) for i, pair in enumerate(pairs)]
     for i in range(70):
-        wanted, parts = 500 + 30 * i, [""]
-        while sum(map(len, parts)) < wanted:
+        parts = [next(drawn)]
+        while sum(map(len, parts)) < 500 + 30 * i:
             parts.append(next(drawn))
-        half = len(parts) // 2 if i % 2 else len(parts)
-        second = " ".join(parts[half:]).strip() or None
-        texts.append(
-            SourceText(
-                f"documentation-long-{i:03}",
-                "documentation long",
-                " ".join(parts[:half]).strip() or str(second),
-                second if half > 1 else None,
-            )
-        )
+        half = (len(parts) - 1) // 2 * (i % 2)  # every second one is a pair, if it is long enough
+        first, second = " ".join(parts[:half] or parts), " ".join(parts[half:]) if half else None
+        texts.append(SourceText(f"documentation-long-{i:03}", "documentation long", first, second))
     return texts
 
 

@@ -1,0 +1,46 @@
+"""Measures the shipped bundle once its recipe is frozen: ``python -m training.measure``, for its card.
+
+This is the one program that reads the test split and the held-out source for the card.
+"""
+
+import json
+from typing import Any
+
+import typer
+
+from classifier.bundle import BUNDLED, ModelBundle
+from training.card import write_card
+from training.dataset import LabelledMaps, read_dataset
+from training.evaluate import annotators, answers, breakdown, figures, headline, length_bands
+from training.results import write_section
+from training.train import write_json
+
+SPLITS = ("validation", "test", "held-out")
+
+
+def measured(bundle: ModelBundle, data: LabelledMaps) -> dict[str, Any]:
+    """Figures of every split but training, each also by length and by source."""
+    found: dict[str, Any] = {"maps": len(data.maps), "annotators": annotators(data.table)}
+    for split in SPLITS:
+        part = data.part(split)
+        given = answers(bundle, part)
+        found[split] = figures(part, given, uncertain_below=bundle.uncertain_below)
+        found[split]["by"] = {
+            "length": breakdown(part, given, length_bands(part)),
+            "source": breakdown(part, given, part.table["source"]),
+        }
+    return found
+
+
+def main() -> None:
+    """Measures all splits, for the bundle's headline figures and for the card."""
+    found = measured(ModelBundle.read(), read_dataset())
+    content = json.loads((BUNDLED / "bundle.json").read_text(encoding="utf-8"))
+    content["metrics"] = {name: value for split in SPLITS for name, value in headline(split, found[split]).items()}
+    write_json(BUNDLED / "bundle.json", content)
+    write_section("figures", found)
+    write_card()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,109 @@
+"""How fast nets answer: ``python -m training.speed`` measures designs and int8 variants against the plain reading.
+
+All in one run of onnxruntime on the same images, rounds taken in turns, medians; the plain reading of the paper is 8
+convolutions of 16-16-32-32-64-64-128-128 channels on 64 x 64 pixels, stride 2 every second.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnxruntime
+import typer
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from rich import print as show
+from sklearn.metrics import f1_score
+
+from classifier.bundle import BUNDLED, ModelBundle
+from training.ablation import ALTERNATIVES, answered
+from training.dataset import LabelledMaps, read_dataset
+from training.examples import images_of
+from training.net import PLAIN, PatternNet
+from training.results import write_section
+from training.train import export
+
+ROUNDS, BATCH = 15, 36  # maps a batch, as in serving
+
+
+class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """Images of training maps, from which static quantisation takes the ranges of activations."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self._batches = iter([{"images": part} for part in np.array_split(images, max(1, len(images) // BATCH))])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next batch, or None at the end."""
+        return next(self._batches, None)
+
+
+def _int8(bundle: ModelBundle, data: LabelledMaps, folder: Path) -> dict[str, Path]:
+    """The bundled net quantised dynamically and statically."""
+    prepared = folder / "prepared.onnx"
+    quant_pre_process(bundle.model_path, prepared)
+    dynamic, static = folder / "dynamic.onnx", folder / "static.onnx"
+    quantize_dynamic(prepared, dynamic, weight_type=QuantType.QUInt8)
+    images = images_of(data.part("train").maps[::6], bundle.image_size).numpy()
+    quantize_static(prepared, static, _Images(images), quant_format=QuantFormat.QDQ, per_channel=True)
+    return {"int8, dynamic": dynamic, "int8, static": static}
+
+
+def _session(path: Path) -> Any:
+    """A session on one core, as in serving."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def measure(sessions: dict[str, tuple[Any, np.ndarray]]) -> dict[str, dict[str, float]]:
+    """Maps a second of each session, and their ratio to the plain reading's."""
+    seconds: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(ROUNDS):
+        for name, (session, images) in sessions.items():
+            start = time.perf_counter()
+            for _ in range(4):
+                session.run(["probabilities"], {"images": images})
+            seconds[name].append(time.perf_counter() - start)
+    rates = {name: 4 * BATCH / float(np.median(times)) for name, times in seconds.items()}
+    plain = rates["the paper read plainly, 64 x 64"]
+    return {name: {"maps_per_second": round(rate), "ratio": rate / plain} for name, rate in rates.items()}
+
+
+def main(keep: Annotated[bool, typer.Option("--keep", help="keep the figures for the card")] = False) -> None:
+    """Prints maps a second and ratios, and the validation macro-F1 of the int8 variants."""
+    bundle, data = ModelBundle.read(BUNDLED), read_dataset()
+    validation = data.part("validation")
+    images = images_of(validation.maps, bundle.image_size).numpy()
+    truth = validation.table["pattern"].to_numpy(str)
+    with tempfile.TemporaryDirectory() as scratch:
+        models = {"shipped": bundle.model_path} | _int8(bundle, data, Path(scratch))
+        designs = {name: way.design for name, way in ALTERNATIVES.items()} | {"the paper read plainly, 64 x 64": PLAIN}
+        sizes = dict.fromkeys(models, bundle.image_size)
+        for number, (name, design) in enumerate(designs.items()):
+            if name not in models and design not in [designs[n] for n in sizes if n in designs]:
+                export(
+                    PatternNet(design).eval(), design, Path(scratch) / str(number), temperature=1.0, dataset_sha256=""
+                )
+                models[name], sizes[name] = Path(scratch) / str(number) / "model.onnx", design.image_size
+        rng = np.random.default_rng(0)
+        drawn = {size: rng.integers(0, 256, (BATCH, 3, size, size), np.uint8) for size in set(sizes.values())}
+        sessions = {name: (_session(path), drawn[sizes[name]]) for name, path in models.items()}
+        nets = measure(sessions)
+        for name in ("shipped", "int8, dynamic", "int8, static"):
+            (found,) = sessions[name][0].run(["probabilities"], {"images": images})
+            nets[name]["macro_f1"] = f1_score(truth, answered(found, validation), average="macro")
+            nets[name]["bytes"] = models[name].stat().st_size
+    for name, one in nets.items():
+        show(
+            f"{name}: {one['maps_per_second']:,.0f} maps/s, {one['ratio']:.2f} of the plain reading"
+            + (f", macro-F1 {one['macro_f1']:.3f}" if "macro_f1" in one else "")
+        )
+    if keep:
+        write_section("speed", nets)
+
+
+if __name__ == "__main__":
+    typer.run(main)
