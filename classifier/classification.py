@@ -14,6 +14,9 @@ from classifier.measures import AttentionTo, Evidence
 from classifier.patterns import Pattern
 
 
+EVEN = 0.05  # visible mass below which a map shows nothing
+
+
 @dataclass(frozen=True)
 class Classification:
     """The patterns and measures of all maps of one input.
@@ -154,13 +157,13 @@ class Classifier(ABC):
 
 def _doubted(result: Classification) -> Classification:
     """Warns where half of an input's maps are uncertain or even, as a trained model's attention hardly is."""
-    even = result.evidence.visible_mass == 0
+    even = result.evidence.visible_mass < EVEN
     doubtful = int((result.uncertain | even).sum())
-    if 2 * doubtful < result.patterns.size:
+    if result.too_short or 2 * doubtful < result.patterns.size:
         return result
     warning = (
-        f"{doubtful} of {result.patterns.size} maps are uncertain ({int(result.uncertain.sum())}) or have no cell of "
-        f"2.5 / L ({int(even.sum())}): attention of a trained model?"
+        f"{doubtful} of {result.patterns.size} maps are uncertain ({int(result.uncertain.sum())}) or even, with "
+        f"hardly a cell of 2.5 / L ({int(even.sum())}): attention of a trained model?"
     )
     return replace(result, warnings=(*result.warnings, warning))
 

@@ -38,7 +38,8 @@ def test_a_bundle_is_loaded_from_a_folder(folder, classifier):
         ({"classes": ["Block"]}, r"classes is \['Block'\]"),
         ({"channels": 1}, "channels is 1, expected 3"),
         ({"metrics": {"f1": "good"}}, "bundle.json has no valid"),
-        ({"image_size": 48}, "cannot be run"),
+        ({"uncertain_below": "often"}, "bundle.json has no valid"),
+        ({"image_size": 32}, "cannot be run"),
     ],
 )
 def test_a_bundle_of_another_make_is_refused(folder, entries, message):

@@ -204,3 +204,20 @@ def test_threads_change_nothing():
 
 def test_bfloat16_helper_cuts():
     assert (bfloat16_bits(np.array([1.0, -2.0])) == [0x3F80, 0xC000]).all()
+
+
+def test_uncertain_marks_answers_below_the_threshold(classifier):
+    result = classifier.classify(load_sample().attention)
+    top = result.probabilities.max(axis=-1)
+    np.testing.assert_array_equal(result.uncertain, top < classifier.bundle.uncertain_below)
+    assert result.uncertain.any()
+    assert not result.uncertain.all()
+    assert not result.warnings
+
+
+@pytest.mark.parametrize("length", [16, 60, 300])
+def test_noise_is_no_pattern(classifier, length):
+    noise = np.random.default_rng(length).random((length, length))
+    result = classifier.classify((noise / noise.sum(axis=1, keepdims=True)).astype(np.float32))
+    assert result.uncertain or str(result.patterns) == Pattern.HETEROGENEOUS
+    assert "attention of a trained model?" in result.warnings[0]

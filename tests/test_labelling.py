@@ -76,7 +76,7 @@ def test_the_file_is_as_documented_and_opens_in_pandas(tmp_path, classifier):
     inputs = [LabelInput(str(n), attention(2, 3, 11, 11, seed=n), tokens=TOKENS) for n in range(5)]
     summary, table = labelled(tmp_path, inputs, classifier, rendering_version=7)
     assert table.schema.equals(SCHEMA)
-    assert pq.read_schema(summary.output).metadata == {b"schema_version": b"1", b"rendering_version": b"7"}
+    assert pq.read_schema(summary.output).metadata == {b"schema_version": b"2", b"rendering_version": b"7"}
     assert pq.ParquetFile(summary.output).metadata.row_group(0).column(0).compression == "ZSTD"
     frame = pd.read_parquet(summary.output)
     assert list(frame.columns) == SCHEMA.names
@@ -85,7 +85,7 @@ def test_the_file_is_as_documented_and_opens_in_pandas(tmp_path, classifier):
 
 
 def test_without_a_known_rendering_the_file_names_none():
-    assert table_schema().metadata == {b"schema_version": b"1"}
+    assert table_schema().metadata == {b"schema_version": b"2"}
 
 
 def test_rows_are_written_group_by_group(tmp_path, classifier, monkeypatch):
