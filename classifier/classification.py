@@ -13,7 +13,6 @@ from classifier.errors import InvalidDeclarationError, ShapeError
 from classifier.measures import AttentionTo, Evidence
 from classifier.patterns import Pattern
 
-
 EVEN = 0.05  # visible mass below which a map shows nothing
 
 
