@@ -2,17 +2,18 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import typer
 
 from classifier import PATTERNS, ModelBundle, Pattern
 from classifier.bundle import BUNDLED
 from training.ablation import answered
-from training.dataset import LabelledMaps
+from training.dataset import LabelledMaps, write_labels, write_maps
 from training.evaluate import answers, calibration_error, coverage_curve, figures, headline
 from training.examples import hard_targets, images_of, soft_targets
 from training.fit import fit_hand_labels, turned
 from training.net import PLAIN, Design, PatternNet, Probabilities
 from training.synthetic import draw_many
-from training.train import export, fitted_temperature, fitted_threshold
+from training.train import export, fitted_temperature, fitted_threshold, main
 
 DESIGN = Design()
 
@@ -144,3 +145,17 @@ def test_the_shipped_figures_are_those_of_the_shipped_model(labelled):
     found = headline("validation", figures(part, answers(bundle, part), uncertain_below=bundle.uncertain_below))
     for name, value in found.items():
         assert bundle.metrics[name] == pytest.approx(value, abs=0.01), name
+
+
+def test_a_data_set_of_one_annotator_can_be_trained_on(tmp_path, labelled):
+    """The other gave no answers: targets and figures do without them."""
+    part = labelled.part("validation")
+    alone = LabelledMaps(part.maps, part.table.assign(annotator_b="", annotator_b_second=""))
+    np.testing.assert_allclose(soft_targets(alone).sum(1), 1, atol=1e-6)
+    found = figures(alone, answers(ModelBundle.read(), alone), uncertain_below=0.5)
+    assert "annotators" not in found
+    assert found["maps"] == len(part.maps)
+    write_labels(labelled.table.iloc[:3].assign(pattern=""), tmp_path)
+    write_maps(dict(zip(labelled.table["map_id"][:3], labelled.maps[:3], strict=True)), tmp_path)
+    with pytest.raises(typer.BadParameter, match="no labelled map of split 'train'"):
+        main(output=tmp_path / "bundle", folder=tmp_path)

@@ -142,7 +142,7 @@ def figures(data: LabelledMaps, given: Answers, *, uncertain_below: float) -> di
         found["classes"][name]["f1_interval"] = interval(
             truth == name, given.patterns == name, lambda t, a: f1_score(t, a, zero_division=0)
         )
-    if "annotator_a_second" in table:
+    if "annotator_a_second" in table and (table["annotator_b"] != "").any():
         sure = certain(table).to_numpy()
         found |= {
             "annotators": annotators(table),

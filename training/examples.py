@@ -29,19 +29,18 @@ def synthetic_examples(image_size: int, count: int = SYNTHETIC_MAPS) -> tuple[to
 
 
 def soft_targets(data: LabelledMaps) -> torch.Tensor:
-    """Targets float32 [maps, 5]: the mean of both annotators' answers and the final one, with second choices."""
+    """Targets float32 [maps, 5]: the mean of the final label and each annotator's answer, with second choices."""
     targets = torch.zeros(len(data.maps), len(NAMES))
-    for columns in (
-        ("pattern", "second"),
-        ("annotator_a", "annotator_a_second"),
-        ("annotator_b", "annotator_b_second"),
-    ):
-        for target, first, second in zip(targets, *(data.table[column] for column in columns), strict=True):
+    for prefix in ("", "annotator_a", "annotator_b"):
+        first_column, second_column = prefix or "pattern", f"{prefix}_second" if prefix else "second"
+        for target, first, second in zip(targets, data.table[first_column], data.table[second_column], strict=True):
+            if not first:  # this annotator did not answer
+                continue
             doubt = SECOND_CHOICE if second not in ("", first) else 0.0
-            target[NAMES.index(first)] += (1.0 - doubt) / 3
+            target[NAMES.index(first)] += 1.0 - doubt
             if doubt:
-                target[NAMES.index(second)] += doubt / 3
-    return targets
+                target[NAMES.index(second)] += doubt
+    return targets / targets.sum(dim=1, keepdim=True)
 
 
 def hard_targets(data: LabelledMaps) -> torch.Tensor:

@@ -28,6 +28,7 @@ def _fit(
     net: PatternNet, images: torch.Tensor, targets: torch.Tensor, *, epochs: int, batch: int, rate: float, title: str
 ) -> None:
     """Trains ``net`` in place; rarer classes are drawn more often, by the square root of how rare they are."""
+    batch = min(batch, len(images))
     classes = targets.argmax(dim=1)
     chance = torch.bincount(classes, minlength=len(PATTERNS)).clamp(min=1).float().rsqrt()[classes]
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)

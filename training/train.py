@@ -110,6 +110,17 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def _labelled(folder: Path) -> LabelledMaps:
+    """The labelled maps of a data set, some of them to train on and some to validate."""
+    data = read_dataset(folder)
+    rows = np.flatnonzero(data.table["pattern"] != "")
+    labelled = LabelledMaps(tuple(data.maps[n] for n in rows), data.table.iloc[rows].reset_index(drop=True))
+    for split in ("train", "validation"):
+        if not len(labelled.part(split).maps):
+            raise typer.BadParameter(f"{folder} holds no labelled map of split {split!r}; collect the answers first")
+    return labelled
+
+
 def main(
     output: Annotated[Path, typer.Option(help="where the bundle is written")] = BUNDLED,
     folder: Annotated[Path, typer.Option(help="the labelled data set")] = DATA,
@@ -117,7 +128,7 @@ def main(
 ) -> None:
     """Trains, exports, and measures the exported bundle on the validation split."""
     torch.set_num_threads(threads)
-    data, design = read_dataset(folder), Design()
+    data, design = _labelled(folder), Design()
     net = trained(data.part("train"), design)
     validation = data.part("validation")
     export(
