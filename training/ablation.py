@@ -35,6 +35,7 @@ class Alternative:
     design: Design = field(default_factory=Design)
     pre_train: bool = True
     targets: Targets = soft_targets
+    averaged: bool = True
     ensemble: int = 1
     distilled: bool = False
 
@@ -50,6 +51,7 @@ ALTERNATIVES = {
     "twice as many channels": replace(SHIPPED, design=Design(widths=tuple(w * 2 for w in WIDTHS))),
     "no pre-training": replace(SHIPPED, pre_train=False),
     "hard labels": replace(SHIPPED, targets=hard_targets),
+    "last weights, not their average": replace(SHIPPED, averaged=False),
     "three nets, probabilities averaged": replace(SHIPPED, ensemble=3),
     "three nets distilled into one": replace(SHIPPED, ensemble=3, distilled=True),
 }
@@ -100,7 +102,7 @@ class Workbench:
         for number in range(way.ensemble):
             torch.manual_seed(100 * number + seed)
             nets.append(self.net(way.design, pre_train=way.pre_train))
-            fit_hand_labels(nets[-1], images, way.targets(self.train))
+            fit_hand_labels(nets[-1], images, way.targets(self.train), averaged=way.averaged)
         if way.distilled:
             synthetic, _ = self.synthetic(way.design.image_size)
             pool = torch.cat((images, synthetic[::4]))

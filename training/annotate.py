@@ -116,6 +116,7 @@ def begin_labels(folder: Path) -> LabelledMaps:
         "direction": [_direction(one) for one in chosen],
         "segments": lengths,
         "split": ["validation" if n % 5 == 4 else "train" for n in range(len(chosen))],
+        "round": "1",
     }
     missing = {column: made[column] for column in COLUMNS if column not in table}
     if missing:

@@ -1,7 +1,8 @@
-"""Writes ``MODEL_CARD.md`` and its pictures from what was measured: ``python -m training.card``.
+"""Writes ``MODEL_CARD.md`` from what was measured: ``python -m training.card``.
 
 The figures come from ``training/results.json``, which ``training.train``, ``training.ablation``, ``training.speed``,
-``training.robustness`` and ``training.evaluate --keep`` write, each its own section.
+``training.robustness``, ``training.measure`` and ``training.evaluate --keep`` write, each its own section. The pictures
+beside it are drawn by ``training.measure``, which has the maps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from classifier.bundle import ModelBundle
 from classifier.patterns import PATTERN_NAMES
 from training.dataset import read_labels
 from training.results import read_results
+
+SPEED = ("shipped", "int8, dynamic", "int8, static", "the paper read plainly, 64 x 64")  # the rows of its table
 
 
 def _table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
@@ -99,6 +102,51 @@ def ablation_table(ablation: Mapping[str, Any], speed: Mapping[str, Any]) -> str
     return _table(rows, ["alternative", "macro-F1", "accuracy", "maps/s, plain reading = 1"])
 
 
+def speed_table(speed: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Rates, and where they were measured macro-F1 and size."""
+    rows = [
+        [
+            name,
+            f"{one['maps_per_second']:,.0f}",
+            f"{one['ratio']:.2f}",
+            _figure(one["macro_f1"]) if "macro_f1" in one else "",
+            f"{one['bytes'] / 1e6:.2f} MB" if "bytes" in one else "",
+        ]
+        for name, one in ((name, speed[name]) for name in names)
+    ]
+    return _table(rows, ["net", "maps/s", "plain reading = 1", "validation macro-F1", "size"])
+
+
+def strangers_table(strangers: Mapping[str, Any]) -> str:
+    """Answers to what is no attention pattern."""
+    rows = [
+        [
+            name,
+            str(one["maps"]),
+            f"{one['heterogeneous_or_uncertain']:.1%}",
+            f"{one['warned']:.1%}",
+            f"{one['confident_vertical']:.1%}",
+        ]
+        for name, one in strangers.items()
+    ]
+    return _table(rows, ["input", "maps", "Heterogeneous or uncertain", "warned of", "Vertical, not uncertain"])
+
+
+def resizing_table(resizing: Mapping[str, Any]) -> str:
+    """Answers kept when every token is split into several."""
+    rows = [
+        [
+            times,
+            str(one["maps"]),
+            f"{one['share']:.1%}",
+            str(one["certain_maps"]),
+            f"{one['certain_share']:.1%}",
+        ]
+        for times, one in resizing.items()
+    ]
+    return _table(rows, ["tokens for each", "maps", "answer kept", "of them certain", "answer kept"])
+
+
 def coverage_table(figures: Mapping[str, Any]) -> str:
     """A few points of the coverage-risk curve."""
     points = [p for p in figures["coverage_curve"] if round(p["threshold"] * 100) % 10 == 0]
@@ -122,6 +170,12 @@ def card_text(bundle: ModelBundle, results: Mapping[str, Any]) -> str:
         }
     if "elsewhere" in results:
         sets["models from elsewhere"] = results["elsewhere"]
+        parts["models"] = parts_table(results["elsewhere"]["by"]["model"], "model")
+    if "speed" in results:
+        parts["speed"] = speed_table(results["speed"], SPEED)
+    if "robustness" in results:
+        parts["strangers"] = strangers_table(results["robustness"]["strangers"])
+        parts["resizing"] = resizing_table(results["robustness"]["resizing"])
     if "ablation" in results:
         parts["ablation"] = ablation_table(results["ablation"], results.get("speed", {}))
     environment = Environment(loader=PackageLoader("training"), undefined=StrictUndefined, keep_trailing_newline=True)

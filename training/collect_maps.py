@@ -7,7 +7,8 @@ deal. One kind of source is held out of training altogether.
 
 Maps are drawn without looking at them: a third among those whose measured attention lies in lines, a third among those
 whose attention keeps to the segments, the rest among all, or lines and squares would hardly occur. A source that the
-data set holds already is left as it is.
+data set holds already is left as it is. Once a model is trained, ``--more`` draws a second round for the training split
+alone, in the same way, among maps of which the bundled model is not sure: those teach it most.
 """
 
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from rich import print as show
 from transformers import PreTrainedTokenizerFast
 
 from classifier.attention_map import read_attention, read_declaration
+from classifier.pattern_classifier import PatternClassifier
 from classifier.rendering import find_causal, survey
 from training.attention_sources import (
     HEADS,
@@ -78,6 +80,17 @@ SOURCES = (
     Source("vision transformer", ("vit-small-early", "vit-small-late"), 120),
     Source(HELD_OUT, ("roformer-small-early", "roformer-small-late"), 250, 30),
 )  # fmt: skip
+MORE = (
+    Source("MiniLM", ("minilm",), 300),
+    Source("MiniLM, fine-tuned", _FINE_TUNED, 280),
+    Source("encoder, learned positions", ("bert-small-early", "bert-small-late"), 230),
+    Source("encoder, shared layers", ("albert-small-early", "albert-small-late"), 110),
+    Source("encoder, relative positions", ("xlnet-small-early", "xlnet-small-late"), 220),
+    Source("decoder, learned positions", ("gpt2-small-early", "gpt2-small-late"), 140),
+    Source("decoder, rotary positions", ("llama-small-early", "llama-small-late"), 160),
+    Source("vision transformer", ("vit-small-early", "vit-small-late"), 40),
+)  # of the second round
+SURE = 0.97  # of the maps of the second round the bundled model's confidence is below it
 
 
 def _deal(names: list[str], rng: np.random.Generator) -> dict[str, str]:
@@ -103,8 +116,7 @@ class Collection:
 
     def add(self, found: TextAttention, attention: NDArray[np.floating], **about: object) -> None:
         """Adds one map [L, L]."""
-        layer, head = about["layer"], about["head"]
-        map_id = f"{about.pop('prefix')}-{found.text.text_id}-{layer}-{head}"
+        map_id = f"{about.pop('prefix')}-{found.text.text_id}-{about['layer']}-{about['head']}"
         self.maps[map_id] = attention.astype(np.float16)
         segments = "+".join(str(n) for n in np.bincount(found.segments))
         self.rows.append(
@@ -161,12 +173,33 @@ def _strata(found: TextAttention) -> NDArray[np.int64]:
 class Candidate:
     """A map that may be drawn: float16 [L, L]."""
 
+    source: Source
+    checkpoint: str
     found: TextAttention
     attention: NDArray[np.float16]
     layer: int
     head: int
     split: str
     stratum: int
+
+    @property
+    def prefix(self) -> str:
+        """What its map_id begins with."""
+        return "-".join(filter(None, (self.checkpoint, self.source.intervention)))
+
+    def add_to(self, collection: Collection) -> None:
+        """Adds the map and what is known of it."""
+        collection.add(
+            self.found,
+            self.attention,
+            prefix=self.prefix,
+            source=self.source.kind,
+            model=MODEL if self.checkpoint == "minilm" else self.checkpoint,
+            layer=self.layer,
+            head=self.head,
+            direction="causal" if self.source.kind.startswith("decoder") else "bidirectional",
+            split=self.split,
+        )
 
 
 @dataclass(frozen=True)
@@ -182,7 +215,7 @@ class Workshop:
         if checkpoint.startswith("vit-"):
             return vision_attention(IMAGES, self.models / checkpoint)
         if checkpoint == "minilm":
-            return minilm_attention([t for t in self.texts if t.kind in LONG_KINDS])
+            return minilm_attention(self.texts)
         if checkpoint.startswith("minilm-"):
             short = [t for n, t in enumerate(self.texts) if t.kind not in LONG_KINDS or n % 5 == 0]
             return minilm_attention(short, self.models / checkpoint)
@@ -215,9 +248,8 @@ def _candidates(
         for layer, head in np.ndindex(layers, count):
             if held_out or heads[f"{layer}.{head}"] == split:
                 attention = taken.attention[layer, head].astype(np.float16)
-                yield Candidate(
-                    found, attention, layer, head, "held-out" if held_out else split, int(strata[layer, head])
-                )
+                side = "held-out" if held_out else split
+                yield Candidate(source, checkpoint, found, attention, layer, head, side, int(strata[layer, head]))
 
 
 def draw(pool: list[Candidate], count: int, rng: np.random.Generator) -> list[Candidate]:
@@ -239,40 +271,50 @@ def collect_source(
                 count = round(wanted / len(source.checkpoints) * SHARE_OF_MAPS.get(split, 1.0))
                 part = [c for c in pool if c.split == split and (len(c.attention) >= LONG) == long]
                 for one in draw(part, count, rng):
-                    into.add(
-                        one.found,
-                        one.attention,
-                        prefix="-".join(filter(None, (checkpoint, source.intervention))),
-                        source=source.kind,
-                        model=MODEL if checkpoint == "minilm" else checkpoint,
-                        layer=one.layer,
-                        head=one.head,
-                        direction="causal" if source.kind.startswith("decoder") else "bidirectional",
-                        split=split,
-                    )
+                    one.add_to(into)
+
+
+def collect_more(
+    into: Collection, workshop: Workshop, source: Source, heads: dict[str, str] | None, rng: np.random.Generator
+) -> None:
+    """Draws shorter maps of the training split of which the bundled model is not sure."""
+    classifier = PatternClassifier.load()
+
+    def unsure(one: Candidate) -> bool:
+        segments = one.found.segments if one.found.segments.any() else None
+        return bool(classifier.classify(one.attention, segments=segments).probabilities.max() < SURE)
+
+    for checkpoint in source.checkpoints:
+        shorter = (c for c in _candidates(workshop, source, checkpoint, heads) if len(c.attention) < LONG)
+        pool = [c for c in shorter if c.split == "train" and unsure(c)]
+        for one in draw(pool, round(source.maps / len(source.checkpoints)), rng):
+            one.add_to(into)
 
 
 def main(
     models: Annotated[Path, typer.Argument(help="the folder of training.source_models")],
+    *,
     folder: Annotated[Path, typer.Option(help="the data set that grows")] = DATA,
+    more: Annotated[bool, typer.Option("--more", help="draw the second round, for training alone")] = False,
 ) -> None:
-    """Adds the maps of every source that the data set does not hold yet, without labels."""
+    """Adds the maps of every source that the data set does not hold yet, or of the second round, without labels."""
     old = read_labels(folder) if (folder / "labels.csv").exists() else pd.DataFrame(columns=list(COLUMNS))
     rng, gathered = np.random.default_rng(SEED), Collection({}, [])
     text_split: dict[str, str] = {}
     minilm_heads = collect_minilm(gathered, text_split, rng)
     held_back = [p for i, p in enumerate(paragraphs(models / "corpus")) if i % HELD_BACK == 0]
-    more = made_texts() + documentation_texts(held_back)
-    for kind in sorted({text.kind for text in more}):
-        text_split |= _deal([text.text_id for text in more if text.kind == kind], rng)
+    made = made_texts() + documentation_texts(held_back)
+    for kind in sorted({text.kind for text in made}):
+        text_split |= _deal([text.text_id for text in made if text.kind == kind], rng)
     text_split |= _deal([f"image-{i:03}" for i in range(IMAGES)], rng)
-    workshop = Workshop(models, source_texts() + more, text_split)
-    for number, source in enumerate(SOURCES):
+    workshop = Workshop(models, source_texts() + made, text_split)
+    for number, source in enumerate(MORE if more else SOURCES):
         ready = all(c == "minilm" or (models / c).exists() for c in source.checkpoints)
-        if ready and source.kind not in set(old["source"]):
+        if ready and (more or source.kind not in set(old["source"])):
             heads = minilm_heads if source.kind.startswith("MiniLM") else None
-            collect_source(gathered, workshop, source, heads, np.random.default_rng([SEED, number]))
-    table = pd.DataFrame(gathered.rows).reindex(columns=list(COLUMNS), fill_value="")
+            collect, seed = (collect_more, [SEED, 1, number]) if more else (collect_source, [SEED, number])
+            collect(gathered, workshop, source, heads, np.random.default_rng(seed))
+    table = pd.DataFrame(gathered.rows).assign(round=2 if more else 1).reindex(columns=list(COLUMNS), fill_value="")
     new = table[~table["map_id"].isin(old["map_id"])]
     both = pd.concat([old, new], ignore_index=True)
     folder.mkdir(parents=True, exist_ok=True)

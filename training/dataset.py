@@ -30,6 +30,7 @@ COLUMNS = (
     "direction",
     "segments",
     "split",
+    "round",
 )
 
 

@@ -3,14 +3,16 @@
 import torch
 from rich.progress import track
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms.v2 import functional as vision
 
 from classifier.patterns import PATTERNS
 from training.net import PatternNet
 
 SYNTHETIC_EPOCHS, SYNTHETIC_BATCH, SYNTHETIC_RATE = 6, 128, 3e-3
-HAND_EPOCHS, HAND_BATCH, HAND_RATE = 40, 64, 1e-3
+HAND_EPOCHS, HAND_BATCH, HAND_RATE = 24, 64, 1e-3
 WEIGHT_DECAY = 1e-2
+AVERAGING = 0.995  # of the running average of the weights, a step
 
 
 def turned(images: torch.Tensor) -> torch.Tensor:
@@ -25,14 +27,26 @@ def turned(images: torch.Tensor) -> torch.Tensor:
 
 
 def _fit(
-    net: PatternNet, images: torch.Tensor, targets: torch.Tensor, *, epochs: int, batch: int, rate: float, title: str
+    net: PatternNet,
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    epochs: int,
+    batch: int,
+    rate: float,
+    averaged: bool,
+    title: str,
 ) -> None:
-    """Trains ``net`` in place; rarer classes are drawn more often, by the square root of how rare they are."""
+    """Trains ``net`` in place; rarer classes are drawn more often, by the square root of how rare they are.
+
+    ``averaged``: what remains is the running average of the weights, which varies less from seed to seed.
+    """
     batch = min(batch, len(images))
     classes = targets.argmax(dim=1)
     chance = torch.bincount(classes, minlength=len(PATTERNS)).clamp(min=1).float().rsqrt()[classes]
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * (len(images) // batch))
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING), use_buffers=True)
     net.train()
     for _ in track(range(epochs), title):
         order = torch.multinomial(chance, len(images) // batch * batch, replacement=True)
@@ -41,6 +55,9 @@ def _fit(
             cross_entropy(net(turned(images[rows])), targets[rows]).backward()
             optimizer.step()
             schedule.step()
+            average.update_parameters(net)
+    if averaged:
+        net.load_state_dict(average.module.state_dict())
     net.eval()
 
 
@@ -53,18 +70,37 @@ def fit_synthetic(net: PatternNet, images: torch.Tensor, targets: torch.Tensor) 
         epochs=SYNTHETIC_EPOCHS,
         batch=SYNTHETIC_BATCH,
         rate=SYNTHETIC_RATE,
+        averaged=False,
         title="synthetic maps",
     )
 
 
-def fit_hand_labels(net: PatternNet, images: torch.Tensor, targets: torch.Tensor) -> None:
+def fit_hand_labels(net: PatternNet, images: torch.Tensor, targets: torch.Tensor, *, averaged: bool = True) -> None:
     """Trains on hand-labelled maps."""
-    _fit(net, images, targets, epochs=HAND_EPOCHS, batch=HAND_BATCH, rate=HAND_RATE, title="hand labels   ")
+    _fit(
+        net,
+        images,
+        targets,
+        epochs=HAND_EPOCHS,
+        batch=HAND_BATCH,
+        rate=HAND_RATE,
+        averaged=averaged,
+        title="hand labels   ",
+    )
 
 
 def fit_distilled(net: PatternNet, images: torch.Tensor, targets: torch.Tensor) -> None:
     """Trains on what other nets say of hand-labelled and synthetic maps."""
-    _fit(net, images, targets, epochs=HAND_EPOCHS // 4, batch=HAND_BATCH, rate=HAND_RATE, title="distilled     ")
+    _fit(
+        net,
+        images,
+        targets,
+        epochs=HAND_EPOCHS // 3,
+        batch=HAND_BATCH,
+        rate=HAND_RATE,
+        averaged=True,
+        title="distilled     ",
+    )
 
 
 def logits(net: PatternNet, images: torch.Tensor) -> torch.Tensor:

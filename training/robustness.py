@@ -22,7 +22,7 @@ from training.results import write_section
 from training.shapes import draw_shapes
 from training.texts import source_texts
 
-LARGEST = 2048  # tokens
+SHORT, LARGEST = 64, 2048  # tokens, of the maps that are resized and of what they become
 SINKS = (0.1, 10.0)  # factors on the odds of the attention sink
 Map = NDArray[np.float32]
 
@@ -38,17 +38,25 @@ def _patterns(
     return np.array([str(p.pattern) for p in classifier.classify_maps(maps, segments=segments)])
 
 
-def kept_under_resizing(classifier: PatternClassifier, data: LabelledMaps) -> dict[str, float]:
-    """Share of answers kept when maps of 16 tokens and about are resized up to 2,048, for each size."""
-    maps = [np.asarray(one, np.float32) for one in data.maps]
-    short = [n for n, one in enumerate(maps) if 8 <= len(one) <= 64]
-    before = _patterns(classifier, [maps[n] for n in short])
-    found: dict[str, float] = {}
+def kept_under_resizing(classifier: PatternClassifier, data: LabelledMaps) -> dict[str, dict[str, float]]:
+    """Share of answers kept when every token is split into 2, 4, ... 128, for maps that stay within 2,048 tokens.
+
+    ``certain``: the same for maps on which both annotators agreed without a second choice.
+    """
+    short = [n for n, one in enumerate(data.maps) if len(one) <= SHORT]
+    maps = [np.asarray(data.maps[n], np.float32) for n in short]
+    sure, before = certain(data.table).to_numpy()[short], _patterns(classifier, maps)
+    found: dict[str, dict[str, float]] = {}
     for times in (2, 4, 8, 16, 32, 64, 128):
-        fitting = [i for i, n in enumerate(short) if len(maps[n]) * times <= LARGEST]
-        after = [_patterns(classifier, [resized(maps[short[i]], times)])[0] for i in fitting]
-        found[f"{times}"] = float((before[fitting] == after).mean())
-        found[f"{times} maps"] = len(fitting)
+        fitting = [n for n, one in enumerate(maps) if len(one) * times <= LARGEST]
+        kept = np.array([_patterns(classifier, [resized(maps[n], times)])[0] == before[n] for n in fitting])
+        certainly = kept[sure[fitting]]
+        found[str(times)] = {
+            "maps": len(kept),
+            "share": float(kept.mean()),
+            "certain_maps": len(certainly),
+            "certain_share": float(certainly.mean()),
+        }
     return found
 
 
