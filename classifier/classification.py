@@ -13,7 +13,7 @@ from classifier.errors import InvalidDeclarationError, ShapeError
 from classifier.measures import AttentionTo, Evidence
 from classifier.patterns import Pattern
 
-EVEN = 0.05  # visible mass below which a map shows nothing
+FORMLESS = 0.02  # mass of stripes and lines below which a Heterogeneous map may as well be noise
 
 
 @dataclass(frozen=True)
@@ -155,14 +155,14 @@ class Classifier(ABC):
 
 
 def _doubted(result: Classification) -> Classification:
-    """Warns where half of an input's maps are uncertain or even, as a trained model's attention hardly is."""
-    even = result.evidence.visible_mass < EVEN
-    doubtful = int((result.uncertain | even).sum())
+    """Warns where half of an input's maps are uncertain or formless, as a trained model's attention hardly is."""
+    formless = (result.patterns == Pattern.HETEROGENEOUS) & (result.evidence.stripe_or_line_mass < FORMLESS)
+    doubtful = int((result.uncertain | formless).sum())
     if result.too_short or 2 * doubtful < result.patterns.size:
         return result
     warning = (
-        f"{doubtful} of {result.patterns.size} maps are uncertain ({int(result.uncertain.sum())}) or even, with "
-        f"hardly a cell of 2.5 / L ({int(even.sum())}): attention of a trained model?"
+        f"{doubtful} of {result.patterns.size} maps are uncertain ({int(result.uncertain.sum())}) or, like noise, "
+        f"without stripe, line or square ({int(formless.sum())}): attention of a trained model?"
     )
     return replace(result, warnings=(*result.warnings, warning))
 

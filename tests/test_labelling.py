@@ -45,7 +45,7 @@ def test_a_row_says_what_the_classifier_says(tmp_path, classifier):
         for group in row["attention_to"]:
             measures = result.attention_to[group.pop("group")]
             assert group == {name: getattr(measures, name)[at] for name in group}
-        assert row["warnings"] == ["from the source"]
+        assert row["warnings"] == ["from the source", *result.warnings]
         assert row["too_short"] is False
 
 
@@ -109,7 +109,7 @@ def test_bad_inputs_are_recorded_and_the_run_goes_on(tmp_path, classifier):
     ]
     seen = []
     summary, table = labelled(tmp_path, inputs, classifier, on_progress=lambda *step: seen.append(step))
-    assert (summary.inputs, summary.failed, summary.maps, summary.warned) == (2, 3, 7, 1)
+    assert (summary.inputs, summary.failed, summary.maps, summary.warned) == (2, 3, 7, 2)  # noise is warned of, too
     assert seen == [(1.0, 6), (1.0, 0), (1.0, 0), (1.0, 0), (1.0, 1)]
     assert table["input_id"].unique().to_pylist() == ["good", "too short"]
     assert table["too_short"].to_pylist() == [False] * 6 + [True]

@@ -10,7 +10,7 @@ from training.ablation import answered
 from training.dataset import LabelledMaps, write_labels, write_maps
 from training.evaluate import answers, calibration_error, coverage_curve, figures, headline
 from training.examples import hard_targets, images_of, soft_targets
-from training.fit import fit_hand_labels, turned
+from training.fit import HAND_LABELS, fit, turned
 from training.net import PLAIN, Design, PatternNet, Probabilities
 from training.synthetic import draw_many
 from training.train import export, fitted_temperature, fitted_threshold, main
@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
     images = images_of([one.attention for one in drawn], DESIGN.image_size)
     targets = torch.eye(len(PATTERNS))[[PATTERNS.index(one.pattern) for one in drawn]]
     net = PatternNet(DESIGN)
-    fit_hand_labels(net, images, targets)
+    fit(net, images, targets, HAND_LABELS)
     folder = tmp_path_factory.mktemp("bundle")
     export(net, DESIGN, folder, temperature=1.5, dataset_sha256="0" * 64)
     return net, folder, images, targets

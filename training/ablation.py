@@ -19,7 +19,7 @@ from classifier.patterns import PATTERN_NAMES, PATTERNS, Pattern
 from training.baselines import Rule, boosted_trees, features
 from training.dataset import DATA, LabelledMaps, read_dataset
 from training.examples import NAMES, hard_targets, images_of, soft_targets, synthetic_examples
-from training.fit import fit_distilled, fit_hand_labels, fit_synthetic, logits
+from training.fit import DISTILLED, HAND_LABELS, SYNTHETIC, Course, fit, logits
 from training.net import PLAIN, WIDTHS, Design, PatternNet
 from training.results import read_results, write_section
 
@@ -35,7 +35,7 @@ class Alternative:
     design: Design = field(default_factory=Design)
     pre_train: bool = True
     targets: Targets = soft_targets
-    averaged: bool = True
+    course: Course = HAND_LABELS
     ensemble: int = 1
     distilled: bool = False
 
@@ -51,7 +51,7 @@ ALTERNATIVES = {
     "twice as many channels": replace(SHIPPED, design=Design(widths=tuple(w * 2 for w in WIDTHS))),
     "no pre-training": replace(SHIPPED, pre_train=False),
     "hard labels": replace(SHIPPED, targets=hard_targets),
-    "last weights, not their average": replace(SHIPPED, averaged=False),
+    "last weights, not their average": replace(SHIPPED, course=replace(HAND_LABELS, averaged=False)),
     "three nets, probabilities averaged": replace(SHIPPED, ensemble=3),
     "three nets distilled into one": replace(SHIPPED, ensemble=3, distilled=True),
 }
@@ -89,7 +89,7 @@ class Workbench:
         """A new net, pre-trained once for each design."""
         net = PatternNet(design)
         if pre_train and design not in self._weights:
-            fit_synthetic(net, *self.synthetic(design.image_size))
+            fit(net, *self.synthetic(design.image_size), SYNTHETIC)
             self._weights[design] = {name: value.clone() for name, value in net.state_dict().items()}
         if pre_train:
             net.load_state_dict(self._weights[design])
@@ -102,14 +102,14 @@ class Workbench:
         for number in range(way.ensemble):
             torch.manual_seed(100 * number + seed)
             nets.append(self.net(way.design, pre_train=way.pre_train))
-            fit_hand_labels(nets[-1], images, way.targets(self.train), averaged=way.averaged)
+            fit(nets[-1], images, way.targets(self.train), way.course)
         if way.distilled:
             synthetic, _ = self.synthetic(way.design.image_size)
             pool = torch.cat((images, synthetic[::4]))
             taught = torch.stack([logits(net, pool).softmax(1) for net in nets]).mean(0)
             taught[: len(images)] = 0.5 * taught[: len(images)] + 0.5 * way.targets(self.train)
             nets = [self.net(way.design, pre_train=way.pre_train)]
-            fit_distilled(nets[0], pool, taught)
+            fit(nets[0], pool, taught, DISTILLED)
         found: NDArray[np.float32] = torch.stack([logits(net, validation).softmax(1) for net in nets]).mean(0).numpy()
         return found
 

@@ -94,9 +94,9 @@ def coverage_curve(right: NDArray[np.bool_], confidence: NDArray[np.float64]) ->
     return curve
 
 
-def interval(truth: NDArray[np.str_], answer: NDArray[np.str_], figure: Any) -> list[float]:
+def interval(truth: NDArray[np.str_], answer: NDArray[np.str_], figure: Any, resamples: int = RESAMPLES) -> list[float]:
     """95 % bootstrap interval of a figure of (truth, answer), resampling maps."""
-    drawn = [figure(*resample(truth, answer, random_state=n)) for n in range(RESAMPLES)]
+    drawn = [figure(*resample(truth, answer, random_state=n)) for n in range(resamples)]
     return [float(v) for v in np.percentile(drawn, [2.5, 97.5])]
 
 
@@ -117,7 +117,9 @@ def certain(table: pd.DataFrame) -> "pd.Series[bool]":
     )
 
 
-def figures(data: LabelledMaps, given: Answers, *, uncertain_below: float) -> dict[str, Any]:
+def figures(
+    data: LabelledMaps, given: Answers, *, uncertain_below: float, resamples: int = RESAMPLES
+) -> dict[str, Any]:
     """All figures of one set of maps."""
     table = data.table
     truth = table["pattern"].to_numpy(str)
@@ -127,9 +129,9 @@ def figures(data: LabelledMaps, given: Answers, *, uncertain_below: float) -> di
     found: dict[str, Any] = {
         "maps": len(truth),
         "macro_f1": macro_f1(truth, given.patterns),
-        "macro_f1_interval": interval(truth, given.patterns, macro_f1),
+        "macro_f1_interval": interval(truth, given.patterns, macro_f1, resamples),
         "accuracy": float(right.mean()),
-        "accuracy_interval": interval(truth, given.patterns, accuracy_score),
+        "accuracy_interval": interval(truth, given.patterns, accuracy_score, resamples),
         "calibration_error": calibration_error(right, given.confidence),
         "coverage": float(answered.mean()),
         "accuracy_answered": float(right[answered].mean()),
@@ -140,7 +142,7 @@ def figures(data: LabelledMaps, given: Answers, *, uncertain_below: float) -> di
     }
     for name in NAMES:
         found["classes"][name]["f1_interval"] = interval(
-            truth == name, given.patterns == name, lambda t, a: f1_score(t, a, zero_division=0)
+            truth == name, given.patterns == name, lambda t, a: f1_score(t, a, zero_division=0), resamples
         )
     if "annotator_a_second" in table and (table["annotator_b"] != "").any():
         sure = certain(table).to_numpy()

@@ -1,5 +1,7 @@
 """Fits nets: synthetic maps teach the elements of the patterns, then the hand labels decide."""
 
+from dataclasses import dataclass
+
 import torch
 from rich.progress import track
 from torch.nn.functional import cross_entropy
@@ -9,10 +11,32 @@ from torchvision.transforms.v2 import functional as vision
 from classifier.patterns import PATTERNS
 from training.net import PatternNet
 
-SYNTHETIC_EPOCHS, SYNTHETIC_BATCH, SYNTHETIC_RATE = 6, 128, 3e-3
-HAND_EPOCHS, HAND_BATCH, HAND_RATE = 24, 64, 1e-3
 WEIGHT_DECAY = 1e-2
-AVERAGING = 0.995  # of the running average of the weights, a step
+AVERAGING = 1 / 6  # of all steps is how far the running average of the weights reaches back
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a net is trained on one kind of examples.
+
+    Attributes:
+        title: what the progress bar says.
+        epochs: passes over the examples.
+        batch: examples a step.
+        rate: highest learning rate, of AdamW under a one-cycle schedule.
+        averaged: what remains is the running average of the weights, which varies less from seed to seed.
+    """
+
+    title: str
+    epochs: int
+    batch: int
+    rate: float
+    averaged: bool
+
+
+SYNTHETIC = Course("synthetic maps", epochs=6, batch=128, rate=3e-3, averaged=False)
+HAND_LABELS = Course("hand labels   ", epochs=24, batch=64, rate=1e-3, averaged=True)
+DISTILLED = Course("distilled     ", epochs=8, batch=64, rate=1e-3, averaged=True)  # on what other nets say
 
 
 def turned(images: torch.Tensor) -> torch.Tensor:
@@ -26,29 +50,18 @@ def turned(images: torch.Tensor) -> torch.Tensor:
     return torch.where(turn[:, None, None, None], vision.vertical_flip(vision.horizontal_flip(images)), images)
 
 
-def _fit(
-    net: PatternNet,
-    images: torch.Tensor,
-    targets: torch.Tensor,
-    *,
-    epochs: int,
-    batch: int,
-    rate: float,
-    averaged: bool,
-    title: str,
-) -> None:
-    """Trains ``net`` in place; rarer classes are drawn more often, by the square root of how rare they are.
-
-    ``averaged``: what remains is the running average of the weights, which varies less from seed to seed.
-    """
-    batch = min(batch, len(images))
+def fit(net: PatternNet, images: torch.Tensor, targets: torch.Tensor, course: Course) -> None:
+    """Trains ``net`` in place; rarer classes are drawn more often, by the square root of how rare they are."""
+    batch = min(course.batch, len(images))
     classes = targets.argmax(dim=1)
     chance = torch.bincount(classes, minlength=len(PATTERNS)).clamp(min=1).float().rsqrt()[classes]
-    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * (len(images) // batch))
-    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING), use_buffers=True)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=course.rate, weight_decay=WEIGHT_DECAY)
+    steps = course.epochs * (len(images) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, course.rate, total_steps=steps)
+    decay = 1 - 1 / max(2.0, AVERAGING * steps)
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     net.train()
-    for _ in track(range(epochs), title):
+    for _ in track(range(course.epochs), course.title):
         order = torch.multinomial(chance, len(images) // batch * batch, replacement=True)
         for rows in order.split(batch):
             optimizer.zero_grad()
@@ -56,51 +69,9 @@ def _fit(
             optimizer.step()
             schedule.step()
             average.update_parameters(net)
-    if averaged:
+    if course.averaged:
         net.load_state_dict(average.module.state_dict())
     net.eval()
-
-
-def fit_synthetic(net: PatternNet, images: torch.Tensor, targets: torch.Tensor) -> None:
-    """Pre-trains on synthetic maps."""
-    _fit(
-        net,
-        images,
-        targets,
-        epochs=SYNTHETIC_EPOCHS,
-        batch=SYNTHETIC_BATCH,
-        rate=SYNTHETIC_RATE,
-        averaged=False,
-        title="synthetic maps",
-    )
-
-
-def fit_hand_labels(net: PatternNet, images: torch.Tensor, targets: torch.Tensor, *, averaged: bool = True) -> None:
-    """Trains on hand-labelled maps."""
-    _fit(
-        net,
-        images,
-        targets,
-        epochs=HAND_EPOCHS,
-        batch=HAND_BATCH,
-        rate=HAND_RATE,
-        averaged=averaged,
-        title="hand labels   ",
-    )
-
-
-def fit_distilled(net: PatternNet, images: torch.Tensor, targets: torch.Tensor) -> None:
-    """Trains on what other nets say of hand-labelled and synthetic maps."""
-    _fit(
-        net,
-        images,
-        targets,
-        epochs=HAND_EPOCHS // 3,
-        batch=HAND_BATCH,
-        rate=HAND_RATE,
-        averaged=True,
-        title="distilled     ",
-    )
 
 
 def logits(net: PatternNet, images: torch.Tensor) -> torch.Tensor:

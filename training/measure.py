@@ -1,4 +1,4 @@
-"""Measures the shipped bundle once its recipe is frozen: ``python -m training.measure``, for its card.
+"""Measures the shipped bundle once its recipe is frozen: ``python -m training.measure``, for its card and its pictures.
 
 This is the one program that reads the test split and the held-out source for the card.
 """
@@ -12,6 +12,7 @@ from classifier.bundle import BUNDLED, ModelBundle
 from training.card import write_card
 from training.dataset import LabelledMaps, read_dataset
 from training.evaluate import annotators, answers, breakdown, figures, headline, length_bands
+from training.pictures import draw_maps, draw_sureness
 from training.results import write_section
 from training.train import write_json
 
@@ -34,11 +35,15 @@ def measured(bundle: ModelBundle, data: LabelledMaps) -> dict[str, Any]:
 
 def main() -> None:
     """Measures all splits, for the bundle's headline figures and for the card."""
-    found = measured(ModelBundle.read(), read_dataset())
+    bundle, data = ModelBundle.read(), read_dataset()
+    found = measured(bundle, data)
     content = json.loads((BUNDLED / "bundle.json").read_text(encoding="utf-8"))
     content["metrics"] = {name: value for split in SPLITS for name, value in headline(split, found[split]).items()}
     write_json(BUNDLED / "bundle.json", content)
     write_section("figures", found)
+    draw_sureness(found["test"], bundle.uncertain_below, bundle.folder / "sureness.png")
+    test = data.part("test")
+    draw_maps(test, answers(bundle, test), bundle.folder / "maps.png")
     write_card()
 
 

@@ -27,7 +27,7 @@ from training.card import write_card
 from training.dataset import DATA, LabelledMaps, read_dataset
 from training.evaluate import answers, figures, headline
 from training.examples import hard_targets, images_of, soft_targets, synthetic_examples
-from training.fit import fit_hand_labels, fit_synthetic, logits
+from training.fit import HAND_LABELS, SYNTHETIC, fit, logits
 from training.net import Design, PatternNet, Probabilities
 from training.results import forget, write_section
 
@@ -40,8 +40,8 @@ def trained(data: LabelledMaps, design: Design, seed: int = SEED) -> PatternNet:
     """The net after synthetic maps and after the hand labels of ``data``."""
     torch.manual_seed(seed)
     net = PatternNet(design)
-    fit_synthetic(net, *synthetic_examples(design.image_size))
-    fit_hand_labels(net, images_of(data.maps, design.image_size), soft_targets(data))
+    fit(net, *synthetic_examples(design.image_size), SYNTHETIC)
+    fit(net, images_of(data.maps, design.image_size), soft_targets(data), HAND_LABELS)
     return net
 
 
