@@ -223,7 +223,7 @@ def main(
         for value, row in column.items():
             show(f"{value}: {row['maps']} maps, macro-F1 {row['macro_f1']:.3f}, accuracy {row['accuracy']:.3f}")
     if keep and folder is not None:
-        write_section("elsewhere", found | {"by": parts, "model": model.version})
+        write_section("elsewhere", found | {"by": parts, "model": model.version})  # into the card by training.card
 
 
 if __name__ == "__main__":

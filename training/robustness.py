@@ -16,6 +16,7 @@ from rich import print as show
 from classifier.pattern_classifier import PatternClassifier
 from classifier.patterns import Pattern
 from training.attention_sources import minilm_attention
+from training.card import write_card
 from training.dataset import LabelledMaps, read_dataset
 from training.evaluate import certain
 from training.results import write_section
@@ -143,6 +144,7 @@ def main(keep: Annotated[bool, typer.Option("--keep", help="keep the figures for
     show(found)
     if keep:
         write_section("robustness", found)
+        write_card()
 
 
 if __name__ == "__main__":

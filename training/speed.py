@@ -18,10 +18,11 @@ from rich import print as show
 from sklearn.metrics import f1_score
 
 from classifier.bundle import BUNDLED, ModelBundle
-from training.ablation import ALTERNATIVES, answered
+from training.ablation import ALTERNATIVES, PLAINLY, answered
+from training.card import write_card
 from training.dataset import LabelledMaps, read_dataset
 from training.examples import images_of
-from training.net import PLAIN, PatternNet
+from training.net import PatternNet
 from training.results import write_section
 from training.train import export
 
@@ -58,8 +59,8 @@ def _session(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def measure(sessions: dict[str, tuple[Any, np.ndarray]]) -> dict[str, dict[str, float]]:
-    """Maps a second of each session, and their ratio to the plain reading's."""
+def measure(sessions: dict[str, tuple[Any, np.ndarray]]) -> dict[str, float]:
+    """Maps a second of each session, the median of rounds in which all take their turn."""
     seconds: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(ROUNDS):
         for name, (session, images) in sessions.items():
@@ -67,42 +68,47 @@ def measure(sessions: dict[str, tuple[Any, np.ndarray]]) -> dict[str, dict[str, 
             for _ in range(4):
                 session.run(["probabilities"], {"images": images})
             seconds[name].append(time.perf_counter() - start)
-    rates = {name: 4 * BATCH / float(np.median(times)) for name, times in seconds.items()}
-    plain = rates["the paper read plainly, 64 x 64"]
-    return {name: {"maps_per_second": round(rate), "ratio": rate / plain} for name, rate in rates.items()}
+    return {name: 4 * BATCH / float(np.median(times)) for name, times in seconds.items()}
 
 
 def main(keep: Annotated[bool, typer.Option("--keep", help="keep the figures for the card")] = False) -> None:
     """Prints maps a second and ratios, and the validation macro-F1 of the int8 variants."""
     bundle, data = ModelBundle.read(BUNDLED), read_dataset()
-    validation = data.part("validation")
-    images = images_of(validation.maps, bundle.image_size).numpy()
-    truth = validation.table["pattern"].to_numpy(str)
+    shipped = ALTERNATIVES["shipped"].design
     with tempfile.TemporaryDirectory() as scratch:
-        models = {"shipped": bundle.model_path} | _int8(bundle, data, Path(scratch))
-        designs = {name: way.design for name, way in ALTERNATIVES.items()} | {"the paper read plainly, 64 x 64": PLAIN}
-        sizes = dict.fromkeys(models, bundle.image_size)
-        for number, (name, design) in enumerate(designs.items()):
-            if name not in models and design not in [designs[n] for n in sizes if n in designs]:
-                export(
-                    PatternNet(design).eval(), design, Path(scratch) / str(number), temperature=1.0, dataset_sha256=""
-                )
-                models[name], sizes[name] = Path(scratch) / str(number) / "model.onnx", design.image_size
+        bundled = {"shipped": bundle.model_path} | _int8(bundle, data, Path(scratch))
+        models = {name: (path, shipped) for name, path in bundled.items()}
+        for number, design in enumerate({recipe.design for recipe in ALTERNATIVES.values()} - {shipped}):
+            folder = Path(scratch) / str(number)
+            export(PatternNet(design).eval(), design, folder, temperature=1.0, dataset_sha256="")
+            models[str(design)] = (folder / "model.onnx", design)
         rng = np.random.default_rng(0)
-        drawn = {size: rng.integers(0, 256, (BATCH, 3, size, size), np.uint8) for size in set(sizes.values())}
-        sessions = {name: (_session(path), drawn[sizes[name]]) for name, path in models.items()}
-        nets = measure(sessions)
-        for name in ("shipped", "int8, dynamic", "int8, static"):
-            (found,) = sessions[name][0].run(["probabilities"], {"images": images})
-            nets[name]["macro_f1"] = f1_score(truth, answered(found, validation), average="macro")
-            nets[name]["bytes"] = models[name].stat().st_size
-    for name, one in nets.items():
+        sizes = {design.image_size for _, design in models.values()}
+        drawn = {size: rng.integers(0, 256, (BATCH, 3, size, size), np.uint8) for size in sizes}
+        sessions = {name: (_session(path), drawn[design.image_size]) for name, (path, design) in models.items()}
+        rates = measure(sessions)
+        found = {name: {"maps_per_second": rates[name]} | _figures(sessions[name][0], path, data, shipped.image_size)
+                 for name, path in bundled.items()}  # fmt: skip
+    for name, recipe in ALTERNATIVES.items():
+        rate = rates["shipped" if recipe.design == shipped else str(recipe.design)]
+        found.setdefault(name, {"maps_per_second": rate if recipe.distilled else rate / recipe.nets})
+    for name, one in found.items():
+        one["ratio"] = one["maps_per_second"] / found[PLAINLY]["maps_per_second"]
         show(
             f"{name}: {one['maps_per_second']:,.0f} maps/s, {one['ratio']:.2f} of the plain reading"
-            + (f", macro-F1 {one['macro_f1']:.3f}" if "macro_f1" in one else "")
+            + (f", macro-F1 {one['macro_f1']:.3f}, {one['bytes']:,} bytes" if "bytes" in one else "")
         )
     if keep:
-        write_section("speed", nets)
+        write_section("speed", found)
+        write_card()
+
+
+def _figures(session: Any, path: Path, data: LabelledMaps, image_size: int) -> dict[str, float]:
+    """Validation macro-F1 and size of a model file."""
+    validation = data.part("validation")
+    (found,) = session.run(["probabilities"], {"images": images_of(validation.maps, image_size).numpy()})
+    truth = validation.table["pattern"].to_numpy(str)
+    return {"macro_f1": f1_score(truth, answered(found, validation), average="macro"), "bytes": path.stat().st_size}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Trains the net and exports the model bundle: ``python -m training.train [--output FOLDER]``, minutes on 2 cores.
 
-Synthetic maps teach the elements of the patterns, then the hand labels of the training split decide: first the former
-alone, then the latter alone. The recipe was chosen on the validation split (``training.ablation``) and fixed: there is
-no early stopping, and neither the test split, the held-out source nor any map from elsewhere is looked at. The
+Synthetic maps teach the elements of the patterns, then the hand labels of the training split decide
+(``training.recipe``). The recipe was chosen on the validation split (``training.ablation``) and fixed: there is no
+early stopping, and neither the test split, the held-out source nor any map from elsewhere is looked at. The
 annotators' answers enter as soft labels. Temperature and the threshold of ``uncertain`` are set on validation maps;
 ``training.measure`` measures what was shipped.
 """
@@ -26,23 +26,15 @@ from classifier.rendering import CHANNELS, RENDERING_VERSION
 from training.card import write_card
 from training.dataset import DATA, LabelledMaps, read_dataset
 from training.evaluate import answers, figures, headline
-from training.examples import hard_targets, images_of, soft_targets, synthetic_examples
-from training.fit import HAND_LABELS, SYNTHETIC, fit, logits
+from training.examples import hard_targets, images_of
+from training.fit import logits
 from training.net import Design, PatternNet, Probabilities
+from training.recipe import Recipe, Workshop
 from training.results import forget, write_section
 
 NAME, VERSION = "attention-patterns-cnn", "0.2.0"
 SEED = 7
 WANTED_ACCURACY, LEAST_COVERAGE = 0.97, 0.90  # of the maps that are not uncertain
-
-
-def trained(data: LabelledMaps, design: Design, seed: int = SEED) -> PatternNet:
-    """The net after synthetic maps and after the hand labels of ``data``."""
-    torch.manual_seed(seed)
-    net = PatternNet(design)
-    fit(net, *synthetic_examples(design.image_size), SYNTHETIC)
-    fit(net, images_of(data.maps, design.image_size), soft_targets(data), HAND_LABELS)
-    return net
 
 
 def fitted_temperature(net: PatternNet, design: Design, data: LabelledMaps) -> float:
@@ -128,8 +120,8 @@ def main(
 ) -> None:
     """Trains, exports, and measures the exported bundle on the validation split."""
     torch.set_num_threads(threads)
-    data, design = _labelled(folder), Design()
-    net = trained(data.part("train"), design)
+    data, recipe = _labelled(folder), Recipe()
+    (net,), design = Workshop(data.part("train")).nets(recipe, SEED), recipe.design
     validation = data.part("validation")
     export(
         net,
