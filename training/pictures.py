@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from classifier.patterns import PATTERN_NAMES
+from classifier.rendering import render
 from training.dataset import CODES, LabelledMaps
 from training.evaluate import Answers, certain
 
 TYPICAL, CONFUSED = 4, 4  # maps of each class
+PANEL = 110  # pixels a map is wide
 BLUE, GREY = "#0072b2", "#777777"  # told apart by the colour-blind too
 _CODE = {name: code for code, name in CODES.items()}
 
@@ -45,13 +47,14 @@ def draw_sureness(figures: Mapping[str, Any], uncertain_below: float, path: Path
     coverage.annotate(
         f"uncertain below {uncertain_below:.2f}",
         (figures["coverage"], figures["accuracy_answered"]),
-        (-10, 12),
+        (-10, -14),
         textcoords="offset points",
         ha="right",
     )
     coverage.set(xlabel="maps answered", ylabel="accuracy among them", title="Coverage and accuracy", ylim=(0.8, 1.01))
     for axis in (coverage.xaxis, coverage.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.set_major_locator(MultipleLocator(0.1 if axis is coverage.xaxis else 0.05))
     for axes in (reliability, coverage):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110, metadata={"Software": None})
@@ -72,10 +75,10 @@ def draw_maps(data: LabelledMaps, given: Answers, path: Path) -> None:
                 axes.set_axis_off()
                 continue
             _show(axes, data.maps[row].astype(np.float32))
-            answered = "" if right[row] else f"{_CODE[truth[row]]}, answered {_CODE[given.patterns[row]]} "
-            axes.set_title(f"{answered}{given.confidence[row]:.2f}  L={len(data.maps[row])}", fontsize=8)
+            answered = f"{given.confidence[row]:.2f}" + ("" if right[row] else f" {_CODE[given.patterns[row]]}")
+            axes.set_title(f"{answered}  (L {len(data.maps[row])})", fontsize=9)
         line[0].set_ylabel(name, fontsize=10)
-    figure.suptitle(f"{TYPICAL} typical maps of each class (left), {CONFUSED} most surely taken for another (right)")
+    figure.suptitle(f"{TYPICAL} typical maps of each class; {CONFUSED} most surely taken for another, and for which")
     figure.savefig(path, dpi=90, metadata={"Software": None})
 
 
@@ -89,5 +92,6 @@ def _filled(rows: list[int], count: int) -> list[int | None]:
 
 
 def _show(axes: Axes, attention: NDArray[np.float32]) -> None:
-    """One map as annotators see it: white is 0, black the map's maximum."""
-    axes.imshow(attention, cmap="gray_r", vmin=0.0, vmax=float(attention.max()), interpolation="nearest")
+    """One map, white is 0, black its maximum; of a long map each pixel shows its darkest cell."""
+    size = min(len(attention), PANEL)
+    axes.imshow(render(attention, image_size=size)[0, 2], cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
