@@ -24,7 +24,7 @@ class Course:
         epochs: passes over the examples.
         batch: examples a step.
         rate: highest learning rate, of AdamW under a one-cycle schedule.
-        averaged: what remains is the running average of the weights, which varies less from seed to seed.
+        averaged: what remains is the running average of the weights.
     """
 
     title: str
