@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from classifier.attention_map import read_attention, read_declaration
 from classifier.errors import AttentionPatternsError, InvalidDeclarationError, SegmentsError, SelectionError, ShapeError
-from service import AttentionServer, Client
+from service import AttentionServer
 from service.converters import (
     classification_of,
     declaration_of,
@@ -224,12 +224,17 @@ def test_a_bundle_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_grace_that_is_over_ends_what_is_left(classifier):
+    hold = threading.Event()
+
+    def requests():
+        yield pb.StreamClassifyHeadsRequest(request=request(3, 9, 9))
+        hold.wait()
+
     server = AttentionServer(classifier, port=0)
     server.start()
-    with Client(server.endpoint) as client, grpc.insecure_channel(server.endpoint) as connected:
-        assert client.model().name == classifier.bundle.name
-        hold = threading.Event()
-        answers = AttentionPatternServiceStub(connected).StreamClassifyHeads(iter(hold.wait, True))
+    with grpc.insecure_channel(server.endpoint) as connected:
+        answers = AttentionPatternServiceStub(connected).StreamClassifyHeads(requests())
+        assert next(answers).HasField("response")
         server.stop(grace=0.01)
         with pytest.raises(grpc.RpcError):
             next(answers)
