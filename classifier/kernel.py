@@ -1,21 +1,32 @@
 """The one pass over a map that checks, renders and measures it, compiled with numba.
 
-Each row is read from memory once into a buffer that stays in the first-level cache; everything else works on that
-buffer or on small per-map sums. The kernel releases the interpreter lock, so threads run it side by side. It is
-compiled once for each of uint16 (float16 and bfloat16 bits), float32 and float64, and cached on disk. All compiled
-code stands in this one file: numba's cache sees only changes of the file that holds the function called.
+Each value is read from memory once, four rows at a time, into a buffer that stays in the first-level cache; everything
+else works on that buffer or on small per-map sums. The kernel releases the interpreter lock, so threads run it side by
+side. It is compiled once for each of uint16 (float16 and bfloat16 bits), float32 and float64, and cached on disk. All
+compiled code stands in this one file: numba's cache sees only changes of the file that holds the function called.
+
+Loops are short and have few arrays each, or they would not vectorise; integers in them are 32 bits wide for the same
+reason, which numba keeps only where it is told to.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
-from numba.extending import overload
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
 
 FLOAT, FLOAT16, BFLOAT16 = 0, 1, 2  # how the bits of a value are read; FLOAT: float32 or float64 as they are
-OK, NOT_FINITE, NEGATIVE, ROW_SUM, ABOVE_DIAGONAL = 0, 1, 2, 3, 4  # verdicts on a map
+OK = -1  # no row of the map is bad
+_GROUP = 4  # rows read before their visible cells are added to the sums by column and diagonal
+_MARGIN = 16  # empty cells on both sides of a buffered row: a cache line of float32
+_AHEAD = 3  # rows asked for before they are needed: the processor does not look ahead past a page by itself
+_LINE_BYTES = 64
+
+
+_intrinsic: Callable[[Callable[..., Any]], Any] = intrinsic  # called with one argument less than it is written with
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
@@ -31,207 +42,124 @@ def _compiled(function: Callable[..., Any]) -> Any:
         return njit(**options)(function)
 
 
-def _load_row(source: Any, target: Any, bits: Any, encoding: int) -> None:
-    """Reads a row into ``target`` as floating point; ``bits`` is the same memory as ``target``, as uint32."""
+def _reinterpreted(source: Any, target: Any, convert: Callable[[Any, Any], Any]) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return convert(builder, arguments[0])
+
+    return target(source), generate
+
+
+@_intrinsic
+def _half_as_float(typing: Any, half: Any) -> Any:
+    """The value of float16 bits, uint16, as float32: one instruction, denormals included."""
+    return _reinterpreted(
+        types.uint16, types.float32, lambda build, bits: build.fpext(build.bitcast(bits, ir.HalfType()), ir.FloatType())
+    )
+
+
+@_intrinsic
+def _bits_as_float(typing: Any, bits: Any) -> Any:
+    """The float32 of these bits, uint32."""
+    return _reinterpreted(types.uint32, types.float32, lambda build, word: build.bitcast(word, ir.FloatType()))
+
+
+@_intrinsic
+def _float_as_bits(typing: Any, value: Any) -> Any:
+    """The bits of a float32, uint32."""
+    return _reinterpreted(types.float32, types.uint32, lambda build, word: build.bitcast(word, ir.IntType(32)))
+
+
+@_intrinsic
+def _prefetch(typing: Any, values: Any, n: Any, i: Any, j: Any) -> Any:
+    """Asks for the cache line of ``values[n, i, j]``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(values)(context, builder, arguments[0])
+        place = cgutils.get_item_pointer(context, builder, values, array, arguments[1:], wraparound=False)
+        byte, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, integer, integer, integer])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", (byte,), kind)
+        builder.call(prefetch, [builder.bitcast(place, byte), *(ir.Constant(integer, k) for k in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(values, n, i, j), generate
+
+
+@_compiled
+def _prefetch_row(values: Any, n: int, row: int, start: int, width: int) -> None:
+    for j in range(start, start + width, _LINE_BYTES // values.itemsize):
+        _prefetch(values, n, row, j)
+
+
+def _read(stored: Any, encoding: int) -> float:
+    """One stored value as floating point."""
     raise TypeError("compiled code only")
 
 
-@overload(_load_row)
-def _load_row_overload(source: Any, target: Any, bits: Any, encoding: Any) -> Any:
-    def load_bits(source: Any, target: Any, bits: Any, encoding: Any) -> Any:
+@overload(_read, inline="always")
+def _read_overload(stored: Any, encoding: Any) -> Any:
+    def read_bits(stored: Any, encoding: Any) -> Any:
         if encoding == BFLOAT16:
-            for j in range(len(target)):
-                bits[j] = np.uint32(source[j]) << np.uint32(16)
-            return
-        # A float16's exponent and mantissa, moved into a float32's place, read 2^-112 of the value, denormals
-        # included; infinities and NaN end at 65536 and above.
-        for j in range(len(target)):
-            half = np.uint32(source[j])
-            bits[j] = ((half & np.uint32(0x7FFF)) << np.uint32(13)) | ((half & np.uint32(0x8000)) << np.uint32(16))
-        for j in range(len(target)):
-            target[j] *= np.float32(5.192296858534828e33)  # 2^112
-        for j in range(len(target)):
-            target[j] = target[j] if abs(target[j]) < np.float32(65536.0) else np.float32(np.nan)
+            return _bits_as_float(np.uint32(stored) << np.uint32(16))
+        return _half_as_float(stored)
 
-    def load_floats(source: Any, target: Any, bits: Any, encoding: Any) -> Any:
-        for j in range(len(target)):
-            target[j] = source[j]
+    def read_float(stored: Any, encoding: Any) -> Any:
+        return stored
 
-    return load_bits if source.dtype == types.uint16 else load_floats
+    return read_bits if stored == types.uint16 else read_float
 
 
 @_compiled
-def _row_entropy(row: Any, single: Any, bits: Any, exponent: Any) -> Any:
-    """Entropy of a row in nats: -sum p ln p, with ln by exponent and a polynomial (error under 2e-7), 0 ln 0 = 0."""
+def _read_row(source: Any, encoding: int, row: Any) -> Any:
+    """Reads stored values into ``row``; gives its sum, how many are negative, and its entropy in nats."""
+    if encoding == BFLOAT16:  # one loop for each encoding: a branch inside would keep it scalar
+        return _read_row_as(source, BFLOAT16, row)
+    if encoding == FLOAT16:
+        return _read_row_as(source, FLOAT16, row)
+    return _read_row_as(source, FLOAT, row)
+
+
+@njit(inline="always")
+def _read_row_as(source: Any, encoding: Any, row: Any) -> Any:
+    """The entropy is -sum p ln p, with ln by exponent and a polynomial (error under 2e-6), and 0 ln 0 = 0."""
+    total, negative, entropy = row.dtype.type(0.0), np.int32(0), np.float32(0.0)
     for j in range(len(row)):
-        single[j] = row[j]
+        value = _read(source[j], encoding)
+        row[j] = value
+        total += value
+        negative = np.int32(negative + (value < 0))
+        p = np.float32(value)
+        bits = _float_as_bits(p)
+        power = np.float32(np.int32(bits >> np.uint32(23))) - np.float32(127.0)
+        x = _bits_as_float(np.uint32((bits & np.uint32(0x7FFFFF)) | np.uint32(0x3F800000))) - np.float32(1.0)
+        series = np.float32(-0.01833886) * x + np.float32(0.08556992)
+        series = series * x + np.float32(-0.19376093)
+        series = series * x + np.float32(0.31764904)
+        series = series * x + np.float32(-0.49787507)
+        series = series * x + np.float32(0.99990164)
+        entropy += p * (x * series + power * np.float32(0.6931471805599453))
+    return total, negative, -entropy
+
+
+@_compiled
+def _mass_of_segment(row: Any, segments: Any, segment: int) -> Any:
+    inside = row.dtype.type(0.0)
     for j in range(len(row)):
-        exponent[j] = np.float32(np.int32(bits[j] >> np.uint32(23)))
-    for j in range(len(row)):
-        bits[j] = np.uint32((bits[j] & np.uint32(0x7FFFFF)) | np.uint32(0x3F800000))
-    total = np.float32(0.0)
-    for j in range(len(row)):
-        # single is now the mantissa m in [1, 2); ln m = 2 artanh(z), z = (m - 1) / (m + 1) <= 1/3
-        z = (single[j] - np.float32(1.0)) / (single[j] + np.float32(1.0))
-        s = z * z
-        series = np.float32(1 / 11) * s + np.float32(1 / 9)
-        series = series * s + np.float32(1 / 7)
-        series = series * s + np.float32(1 / 5)
-        series = series * s + np.float32(1 / 3)
-        series = series * s + np.float32(1.0)
-        power = exponent[j] - np.float32(127.0)
-        total += np.float32(row[j]) * (np.float32(2.0) * z * series + power * np.float32(0.6931471805599453))
-    return -total
+        inside += row[j] if segments[j] == segment else row.dtype.type(0.0)
+    return inside
 
 
 @_compiled
-def _paint(image: Any, cell_max: Any, cell_sum: Any, bounds: Any, visible: Any) -> None:
-    """Fills one image uint8 [3, size, size] from the cells; a map smaller than the image gets flat, larger cells."""
-    size = image.shape[1]
-    cells = len(bounds) - 1
-    darkest = np.float32(0.0)
-    for r in range(cells):
-        for c in range(cells):
-            darkest = max(darkest, np.float32(cell_max[r, c]))
-    shades = np.empty((3, cells), np.uint8)
-    for r in range(cells):
-        for c in range(cells):
-            top = np.float32(cell_max[r, c])
-            area = np.float32((bounds[r + 1] - bounds[r]) * (bounds[c + 1] - bounds[c]))
-            mean = np.float32(cell_sum[r, c]) / area
-            shades[0, c] = np.uint8(np.float32(255.0) * top / (top + visible) + np.float32(0.5))
-            shades[1, c] = np.uint8(np.float32(255.0) * mean / (mean + visible) + np.float32(0.5))
-            shades[2, c] = np.uint8(np.float32(255.0) * top / darkest + np.float32(0.5))
-        first, last = -(-r * size // cells), -(-(r + 1) * size // cells)  # pixel y shows cell y * cells // size
-        for channel in range(3):
-            for x in range(size):
-                image[channel, first, x] = shades[channel, x * cells // size]
-            for y in range(first + 1, last):
-                image[channel, y] = image[channel, first]
-
-
-@_compiled
-def _find_stripes(row_start: Any, column: Any, causal: bool, stripe: Any) -> None:
-    """Marks the columns visible in at least half of the rows that can reach them."""
-    length = len(row_start) - 1
-    seen = np.zeros(length, np.int64)
-    for k in range(row_start[length]):
-        seen[column[k]] += 1
-    for j in range(length):
-        rows = length - j if causal else length
-        # In a causal map the last few columns are reached by so few rows that any cell would make a stripe.
-        stripe[j] = seen[j] > 0 and 2 * seen[j] >= rows and 4 * rows >= length
-
-
-@_compiled
-def _find_lines(row_start: Any, column: Any, stripe: Any, is_line: Any) -> None:
-    """Marks the diagonals, index = key - query + length - 1, that make up lines.
-
-    A line is a run of at most max(5, length / 10) neighbouring diagonals, each visible in at least half of its cells
-    outside the stripes; diagonals of fewer than a quarter of the tokens are too short to tell from chance.
-    """
-    length = len(row_start) - 1
-    widest = max(5, length // 10)
-    on = np.zeros(2 * length - 1, np.int64)  # visible cells outside the stripes
-    free = np.zeros(2 * length - 1, np.int64)  # cells outside the stripes
-    for j in range(length):
-        if not stripe[j]:
-            for d in range(j, j + length):
-                free[d] += 1
-    for i in range(length):
-        for k in range(row_start[i], row_start[i + 1]):
-            on[column[k] - i + length - 1] += not stripe[column[k]]
-    run = 0
-    for d in range(2 * length):
-        if d < 2 * length - 1 and 2 * on[d] >= free[d] and 4 * free[d] >= length:
-            run += 1
-            continue
-        if 0 < run <= widest:
-            for e in range(d - run, d):
-                is_line[e] = True
-        run = 0
-
-
-@_compiled
-def _stripes_and_lines(
-    row_start: Any,
-    column: Any,
-    weight: Any,
-    causal: bool,
-    stripe: Any,
-) -> tuple[float, float, float, float, int]:
-    """Marks the stripes; masses of the visible cells: all, in stripes, in lines, in either; offset of the main line."""
-    length = len(row_start) - 1
-    is_line = np.zeros(2 * length - 1, np.bool_)
-    mass = np.zeros(2 * length - 1, np.float64)
-    _find_stripes(row_start, column, causal, stripe)
-    _find_lines(row_start, column, stripe, is_line)
-    total, in_stripes, in_lines, in_either = 0.0, 0.0, 0.0, 0.0
-    for i in range(length):
-        for k in range(row_start[i], row_start[i + 1]):
-            d = column[k] - i + length - 1
-            mass[d] += weight[k]
-            total += weight[k]
-            in_stripes += weight[k] if stripe[column[k]] else 0.0
-            in_lines += weight[k] if is_line[d] else 0.0
-            in_either += weight[k] if is_line[d] or stripe[column[k]] else 0.0
-    heaviest = length - 1
-    for d in range(2 * length - 1):
-        if is_line[d] and (not is_line[heaviest] or mass[d] > mass[heaviest]):
-            heaviest = d
-    return total, in_stripes, in_lines, in_either, heaviest - length + 1
-
-
-@_compiled
-def _count_nonzero(values: Any) -> int:
-    found = 0
-    for j in range(len(values)):
-        found += values[j] != 0
-    return found
-
-
-@_compiled
-def nothing_above(values: Any, start: int, length: int, empty: Any) -> None:
-    """Writes to ``empty``, bool [maps], where no value stands above the diagonal; stops at the first that does."""
-    for n in range(len(values)):
-        empty[n] = True
-        for i in range(start, start + length - 1):
-            if _count_nonzero(values[n, i, i + 1 : start + length]) > 0:
-                empty[n] = False
-                break
-
-
-@_compiled
-def _verdict(row: Any, tolerance: float) -> int:
-    """What is wrong with a row."""
-    total = 0.0
-    negative = 0
-    for j in range(len(row)):
-        total += row[j]
-        negative += row[j] < 0
-    if not math.isfinite(total):
-        return NOT_FINITE
-    if negative > 0:
-        return NEGATIVE
-    return OK if abs(total - 1.0) <= tolerance else ROW_SUM
-
-
-@_compiled
-def _add_to_band(row: Any, band_max: Any, band_sum: Any, first: bool) -> None:
+def _add_to_band(row: Any, band_max: Any, band_sum: Any) -> None:
     """Adds a row to the band of rows that one row of cells covers."""
-    if first:
-        for j in range(len(row)):
-            band_max[j] = row[j]
-            band_sum[j] = row[j]
-        return
     for j in range(len(row)):
         band_max[j] = band_max[j] if band_max[j] > row[j] else row[j]
         band_sum[j] += row[j]
 
 
 @_compiled
-def _close_band(band_max: Any, band_sum: Any, bounds: Any, cell_max: Any, cell_sum: Any) -> None:
-    """Gathers a band into one row of cells."""
+def _close_band(band_max: Any, band_sum: Any, bounds: Any, cell_max: Any, cell_sum: Any, column_sums: Any) -> None:
+    """Gathers a band into one row of cells and into the columns' sums, and empties it."""
     for c in range(len(bounds) - 1):
         top = band_max[bounds[c]]
         mass = band_sum[bounds[c]]
@@ -240,24 +168,171 @@ def _close_band(band_max: Any, band_sum: Any, bounds: Any, cell_max: Any, cell_s
             mass += band_sum[j]
         cell_max[c] = top
         cell_sum[c] = mass
+    for j in range(len(band_sum)):
+        column_sums[j] += band_sum[j]
+    band_max[:] = 0
+    band_sum[:] = 0
 
 
 @_compiled
-def _mass_of_segment(row: Any, segments: Any, segment: int) -> float:
-    inside = 0.0
-    for j in range(len(row)):
-        inside += row[j] if segments[j] == segment else 0.0
-    return inside
+def _add_visible(rows: Any, threshold: Any, in_column: Any, in_diagonal: Any, mass: Any) -> Any:
+    """Counts the visible cells of four rows by column and by diagonal; adds their mass to the diagonals', and gives it.
+
+    ``in_diagonal`` and ``mass`` start at the diagonal of the first cell of the last row. Going along a diagonal, the
+    column rises by one from row to row, so that the cells of four rows add up before anything is stored.
+    """
+    a, b, c, d = rows[0, _MARGIN:], rows[1, _MARGIN:], rows[2, _MARGIN:], rows[3, _MARGIN:]
+    for j in range(len(in_column)):
+        in_column[j] += (
+            np.int32(a[j] >= threshold)
+            + np.int32(b[j] >= threshold)
+            + np.int32(c[j] >= threshold)
+            + np.int32(d[j] >= threshold)
+        )
+    first = _MARGIN - _GROUP + 1
+    a, b, c, d = rows[0, first:], rows[1, first + 1 :], rows[2, first + 2 :], rows[3, first + 3 :]
+    none = rows.dtype.type(0.0)
+    total = none
+    for j in range(len(in_column) + _GROUP - 1):
+        p, q, r, s = a[j], b[j], c[j], d[j]
+        in_diagonal[j] += (
+            np.int32(p >= threshold) + np.int32(q >= threshold) + np.int32(r >= threshold) + np.int32(s >= threshold)
+        )
+        seen = ((p if p >= threshold else none) + (q if q >= threshold else none)) + (
+            (r if r >= threshold else none) + (s if s >= threshold else none)
+        )
+        mass[j] += seen
+        total += seen
+    return total
 
 
 @_compiled
-def _append_visible(row: Any, threshold: float, column: Any, weight: Any, found: int) -> int:
-    """Appends the visible cells of a row without a branch: every cell is written, a visible one is kept."""
-    for j in range(len(row)):
-        column[found] = j
-        weight[found] = row[j]
-        found += row[j] >= threshold
-    return found
+def _find_stripes(in_column: Any, causal: bool, stripe: Any) -> Any:
+    """Marks the columns visible in at least half of the rows that can reach them, and gives their positions."""
+    length = len(stripe)
+    for j in range(length):
+        rows = length - j if causal else length
+        # In a causal map the last few columns are reached by so few rows that any cell would make a stripe.
+        stripe[j] = in_column[j] > 0 and 2 * in_column[j] >= rows and 4 * rows >= length
+    return np.flatnonzero(stripe)
+
+
+@_compiled
+def _find_lines(in_diagonal: Any, stripe: Any, is_line: Any) -> None:
+    """Marks the diagonals, index = key - query + length - 1, that make up lines.
+
+    A line is a run of at most max(5, length / 10) neighbouring diagonals, each visible in at least half of its cells
+    outside the stripes; diagonals of fewer than a quarter of the tokens are too short to tell from chance.
+    ``in_diagonal`` counts the visible cells outside the stripes.
+    """
+    length = len(stripe)
+    widest = max(5, length // 10)
+    run, free = 0, 0  # free: cells of the diagonal outside the stripes
+    for d in range(2 * length):
+        free += not stripe[d] if d < length else -1 + stripe[d - length]
+        if d < 2 * length - 1 and 2 * in_diagonal[d] >= free and 4 * free >= length:
+            run += 1
+            continue
+        if 0 < run <= widest:
+            is_line[d - run : d] = True
+        run = 0
+
+
+@_compiled
+def _stripes_and_lines(
+    matrix: Any,
+    encoding: int,
+    visible: Any,
+    causal: bool,
+    in_column: Any,
+    in_diagonal: Any,
+    mass: Any,
+    in_stripe: Any,
+    is_line: Any,
+    stripe: Any,
+) -> Any:
+    """Marks the stripes; visible mass in stripes, in lines, in either; offset of the heaviest line.
+
+    Only the stripes' columns are read once more, to tell which visible cells of a diagonal stand in a stripe.
+    """
+    length = len(stripe)
+    columns = _find_stripes(in_column, causal, stripe)
+    in_stripe[:], in_stripes = 0, 0.0
+    for i in range(length if len(columns) else 0):
+        for j in columns:
+            value = _read(matrix[i, j], encoding)
+            if value >= visible:
+                in_diagonal[j - i + length - 1] -= 1
+                in_stripe[j - i + length - 1] += value
+                in_stripes += value
+    is_line[:] = False
+    _find_lines(in_diagonal, stripe, is_line)
+    in_lines, in_either, heaviest = 0.0, in_stripes, length - 1
+    for d in range(len(is_line)):
+        if not is_line[d]:
+            continue
+        in_lines += mass[d]
+        in_either += mass[d] - in_stripe[d]
+        if not is_line[heaviest] or mass[d] > mass[heaviest]:
+            heaviest = d
+    return in_stripes, in_lines, in_either, heaviest - length + 1
+
+
+@_compiled
+def _shade(cell: Any, visible: Any) -> Any:
+    return np.uint8(np.int32(np.float32(255.0) * cell / (cell + visible) + np.float32(0.5)))
+
+
+@_compiled
+def _paint(image: Any, cell_max: Any, cell_sum: Any, bounds: Any, visible: Any) -> None:
+    """Fills one image uint8 [3, size, size] from the cells; a map smaller than the image gets flat, larger cells."""
+    size, cells = image.shape[1], len(bounds) - 1
+    darkest = np.float32(0.0)
+    for r in range(cells):
+        for c in range(cells):
+            darkest = max(darkest, np.float32(cell_max[r, c]))
+    extent = np.diff(bounds).astype(np.float32)
+    shades = np.empty((3, cells), np.uint8)
+    for r in range(cells):
+        for c in range(cells):
+            shades[0, c] = _shade(np.float32(cell_max[r, c]), visible)
+        for c in range(cells):
+            shades[1, c] = _shade(np.float32(cell_sum[r, c]) / (extent[r] * extent[c]), visible)
+        for c in range(cells):
+            shades[2, c] = np.uint8(
+                np.int32(np.float32(255.0) * np.float32(cell_max[r, c]) / darkest + np.float32(0.5))
+            )
+        first, last = -(-r * size // cells), -(-(r + 1) * size // cells)  # pixel y shows cell y * cells // size
+        for channel in range(3):
+            if cells == size:
+                image[channel, r] = shades[channel]
+                continue
+            for x in range(size):
+                image[channel, first, x] = shades[channel, x * cells // size]
+            for y in range(first + 1, last):
+                image[channel, y] = image[channel, first]
+
+
+@_compiled
+def nothing_above(values: Any, start: int, length: int, empty: Any) -> None:
+    """Writes to ``empty``, bool [maps], where no value stands above the diagonal; stops at the first that does."""
+    for n in range(len(values)):
+        empty[n] = True
+        for i in range(start, start + length - 1):
+            found = 0
+            for j in range(i + 1, start + length):
+                found += values[n, i, j] != 0
+            if found > 0:
+                empty[n] = False
+                break
+
+
+@_compiled
+def _line_aligned(size: int, like: Any) -> Any:
+    """Zeros that start at a cache line, or every vector of a line's width would touch two."""
+    buffer = np.zeros(size + _LINE_BYTES // like.itemsize, like.dtype)
+    first = -(buffer.ctypes.data // like.itemsize) % (_LINE_BYTES // like.itemsize)
+    return buffer[first : first + size]
 
 
 @_compiled
@@ -267,82 +342,91 @@ def survey(
     encoding: int,
     tolerance: float,
     segments: Any,
-    row: Any,
-    bits: Any,
     causal: Any,
     images: Any,
-    verdicts: Any,
+    bad_rows: Any,
     column_sums: Any,
     stripes: Any,
     measures: Any,
+    like: Any,
 ) -> None:
     """Checks, renders and measures square maps; writes its results into the arrays given.
 
     Args:
         values: [maps, L, L] uint16, float32 or float64, C order.
         start: first token kept; the map proper is ``values[:, start:start + length, start:start + length]``, and
-            ``length`` that of ``row``.
+            ``length`` that of ``column_sums``.
         encoding: FLOAT, FLOAT16 or BFLOAT16: how ``values`` are read.
         tolerance: how far a row sum may be from 1.
-        segments: int64 [length], the segment of each token.
-        row: [length] buffer, float64 for float64 values and float32 for all others.
-        bits: the same memory as uint32 (unused for float64).
-        causal: bool [maps]: where an entry above the diagonal is refused and columns are reached by few rows.
+        segments: int32 [length], the segment of each token; empty when not declared.
+        causal: bool [maps]: where nothing stands above the diagonal, which is then not read again.
         images: uint8 [maps, 3, size, size], written.
-        verdicts: int64 [maps, 2], written: verdict and the first offending row.
+        bad_rows: int64 [maps], written: the first row that is negative, not finite or does not sum to 1, or OK.
         column_sums: float64 [maps, length], zero, added to.
         stripes: bool [maps, length], written.
         measures: float64 [maps, 7], written: visible, stripe, line, stripe-or-line and segment mass as fractions of
             all attention, mean row entropy in nats, offset of the heaviest line (0 where there is none).
+        like: of the type that is calculated in: float64 for float64 values, float32 for all others.
     """
-    length = len(row)
+    length = column_sums.shape[1]
     cells = min(length, images.shape[2])
-    bounds = np.empty(cells + 1, np.int64)  # cell c holds tokens bounds[c] to bounds[c + 1] - 1
-    for c in range(cells + 1):
-        bounds[c] = c * length // cells
-    log_bits = np.empty(length, np.uint32)
-    log_mantissa = log_bits.view(np.float32)
-    log_exponent = np.empty(length, np.float32)
-    band_max, band_sum = np.empty_like(row), np.empty_like(row)
-    cell_max, cell_sum = np.empty((cells, cells), row.dtype), np.empty((cells, cells), row.dtype)
-    visible = 2.5 / length
-    # A row that sums to at most 1 + tolerance has at most that / 2.5 of its cells visible; one more is written over.
-    column = np.empty(length * (int(length * (1.0 + tolerance) / 2.5) + 1) + 1, np.int32)
-    weight = np.empty(len(column), row.dtype)
-    row_start = np.empty(length + 1, np.int64)
+    bounds = np.arange(cells + 1) * length // cells  # cell c holds tokens bounds[c] to bounds[c + 1] - 1
+    stride = (length + 2 * _MARGIN) // _MARGIN * _MARGIN + _MARGIN
+    rows = _line_aligned(_GROUP * stride, like).reshape(_GROUP, stride)
+    band_max, band_sum = _line_aligned(length, like), _line_aligned(length, like)
+    cell_max, cell_sum = np.empty((cells, cells), like.dtype), np.empty((cells, cells), like.dtype)
+    # By diagonal, index = key - query + length - 1, after as many unused entries as a group reaches out of the map.
+    out = _GROUP - 1
+    in_column, in_diagonal = np.empty(length, np.int32), np.empty(2 * length - 1 + 2 * out, np.int32)
+    mass, in_stripe = np.empty(len(in_diagonal), like.dtype), np.empty(2 * length - 1, like.dtype)
+    is_line = np.empty(2 * length - 1, np.bool_)
+    visible = like.dtype.type(2.5 / length)
 
     for n in range(len(values)):
-        verdicts[n, 0] = OK
-        found, entropy, inside, r = 0, 0.0, 0.0, 0
-        for i in range(length):
-            _load_row(values[n, start + i, start : start + length], row, bits, encoding)
-            verdicts[n, 0] = _verdict(row, tolerance)
-            if verdicts[n, 0] == OK and causal[n] and _count_nonzero(row[i + 1 :]) > 0:
-                verdicts[n, 0] = ABOVE_DIAGONAL
-            if verdicts[n, 0] != OK:
-                verdicts[n, 1] = i
+        bad_rows[n] = OK
+        entropy, inside, seen, r = 0.0, 0.0, 0.0, 0
+        band_max[:], band_sum[:], in_column[:], in_diagonal[:], mass[:] = 0, 0, 0, 0, 0
+        if causal[n]:
+            rows[:] = 0
+        for first in range(0, length, _GROUP):
+            width = min(first + _GROUP, length) if causal[n] else length
+            for k in range(_GROUP):
+                i = first + k
+                row = rows[k, _MARGIN : _MARGIN + width]
+                if i >= length:
+                    row[:] = 0
+                    continue
+                if i + _AHEAD < length:
+                    _prefetch_row(values, n, start + i + _AHEAD, start, width)
+                total, negative, spread = _read_row(values[n, start + i, start : start + width], encoding, row)
+                if negative > 0 or not abs(total - 1.0) <= tolerance:  # NaN is not
+                    bad_rows[n] = i
+                    break
+                entropy += spread
+                if len(segments) > 0:
+                    inside += _mass_of_segment(row, segments, segments[i])
+                _add_to_band(row, band_max, band_sum)
+                if i + 1 == bounds[r + 1]:
+                    _close_band(band_max, band_sum, bounds, cell_max[r], cell_sum[r], column_sums[n])
+                    r += 1
+            if bad_rows[n] != OK:
                 break
-            for j in range(length):
-                column_sums[n, j] += row[j]
-            inside += _mass_of_segment(row, segments, segments[i])
-            entropy += _row_entropy(row, log_mantissa, log_bits, log_exponent)
-            row_start[i] = found
-            found = _append_visible(row, visible, column, weight, found)
-            _add_to_band(row, band_max, band_sum, i == bounds[r])
-            if i + 1 == bounds[r + 1]:
-                _close_band(band_max, band_sum, bounds, cell_max[r], cell_sum[r])
-                r += 1
-        if verdicts[n, 0] != OK:
+            diagonal = length - 1 - first
+            seen += _add_visible(rows, visible, in_column[:width], in_diagonal[diagonal:], mass[diagonal:])
+        if bad_rows[n] != OK:
             continue
-        row_start[length] = found
         _paint(images[n], cell_max, cell_sum, bounds, np.float32(visible))
-        total, in_stripes, in_lines, in_either, offset = _stripes_and_lines(
-            row_start, column, weight, causal[n], stripes[n]
+        elements = _stripes_and_lines(
+            values[n, start : start + length, start : start + length],
+            encoding,
+            visible,
+            causal[n],
+            in_column,
+            in_diagonal[out:],
+            mass[out:],
+            in_stripe,
+            is_line,
+            stripes[n],
         )
-        measures[n, 0] = total / length
-        measures[n, 1] = in_stripes / length
-        measures[n, 2] = in_lines / length
-        measures[n, 3] = in_either / length
-        measures[n, 4] = inside / length
-        measures[n, 5] = entropy / length
-        measures[n, 6] = offset
+        measures[n, :6] = np.array([seen, *elements[:3], inside, entropy]) / length
+        measures[n, 6] = elements[3]

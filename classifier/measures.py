@@ -1,4 +1,4 @@
-"""Measures of a head, exact in float64 accumulation and independent of the net."""
+"""Measures of a head, independent of the net."""
 
 from dataclasses import dataclass
 

@@ -71,13 +71,20 @@ def find_causal(maps: AttentionMaps, declaration: Declaration) -> NDArray[np.boo
     """Which maps are causal, bool [maps]: as declared, or layer by layer where no head has anything above the diagonal.
 
     A single head that attends to the previous token can lose all of its upper triangle in float16, a layer does not.
+
+    Raises:
+        NotCausalError: a map that was declared causal is not.
     """
     count = len(maps.values)
-    if declaration.causal is not None or declaration.length == 1:
+    if declaration.causal is False or declaration.length == 1:
         return np.full(count, bool(declaration.causal))
     values, start = _kept_values(maps.values, declaration)
     empty = np.empty(count, np.bool_)
     kernel.nothing_above(values, start, declaration.length, empty)
+    if declaration.causal:
+        for n in np.flatnonzero(~empty)[:1]:
+            raise _not_causal(maps, declaration, int(n))
+        return empty
     heads = maps.leading[-1] if maps.names[-1:] == ("head",) else 1
     return np.repeat(empty.reshape(-1, heads).all(axis=1), heads)
 
@@ -110,7 +117,6 @@ def survey(
     """
     count, length = end - begin, declaration.length
     values, start = _kept_values(maps.values[begin:end], declaration)
-    row = np.empty(length, np.float64 if maps.data_type is DataType.FLOAT64 else np.float32)
     seen = Survey(
         images=np.empty((count, CHANNELS, image_size, image_size), np.uint8),
         column_sums=np.zeros((count, length)),
@@ -118,25 +124,31 @@ def survey(
         stripes=np.empty((count, length), np.bool_),
         measures=np.empty((count, 7)),
     )
-    verdicts = np.empty((count, 2), np.int64)
+    bad_rows = np.empty(count, np.int64)
     kernel.survey(
         values,
         start,
         _ENCODINGS.get(maps.data_type, kernel.FLOAT),
         ROW_SUM_TOLERANCE[maps.data_type],
-        np.zeros(length, np.int64) if declaration.segments is None else declaration.segments,
-        row,
-        row.view(np.uint32),
+        _segments(declaration),
         seen.causal,
         seen.images,
-        verdicts,
+        bad_rows,
         seen.column_sums,
         seen.stripes,
         seen.measures,
+        np.empty(0, np.float64 if maps.data_type is DataType.FLOAT64 else np.float32),
     )
-    for n in np.flatnonzero(verdicts[:, 0] != kernel.OK)[:1]:
-        raise _complaint(maps, declaration, begin + int(n), *(int(v) for v in verdicts[n]))
+    for n in np.flatnonzero(bad_rows != kernel.OK)[:1]:
+        raise _complaint(maps, declaration, begin + int(n), int(bad_rows[n]))
     return seen
+
+
+def _segments(declaration: Declaration) -> NDArray[np.int32]:
+    """Segments numbered from 0; none when they were not declared."""
+    if declaration.segments is None:
+        return np.empty(0, np.int32)
+    return np.unique(declaration.segments, return_inverse=True)[1].astype(np.int32)
 
 
 def render(attention: ArrayLike, *, image_size: int, data_type: str | None = None) -> NDArray[np.uint8]:
@@ -151,23 +163,26 @@ def render(attention: ArrayLike, *, image_size: int, data_type: str | None = Non
     return survey(maps, whole, causal, image_size=image_size, begin=0, end=len(maps.values)).images
 
 
-def _complaint(
-    maps: AttentionMaps, declaration: Declaration, index: int, verdict: int, row: int
-) -> InvalidAttentionError:
+def _kept_matrix(maps: AttentionMaps, declaration: Declaration, index: int) -> NDArray[np.float64]:
+    return decode(maps.values[index], maps.data_type)[np.ix_(declaration.kept, declaration.kept)]
+
+
+def _not_causal(maps: AttentionMaps, declaration: Declaration, index: int) -> NotCausalError:
+    matrix, kept = _kept_matrix(maps, declaration, index), declaration.kept
+    row, column = (int(i[0]) for i in np.nonzero(np.triu(matrix, 1)))
+    bad = f"row {kept[row]}, column {kept[column]} is {matrix[row, column]:.3g}"
+    return NotCausalError(f"{maps.where(index)}: {bad}, expected 0 above the diagonal of a causal map")
+
+
+def _complaint(maps: AttentionMaps, declaration: Declaration, index: int, row: int) -> InvalidAttentionError:
     """The error that says what is wrong with a map which the kernel refused at ``row``."""
-    kept = declaration.kept
-    matrix = decode(maps.values[index], maps.data_type)[np.ix_(kept, kept)]
+    matrix, kept = _kept_matrix(maps, declaration, index), declaration.kept
     where, place = maps.where(index), f"row {kept[row]}"
     tolerance = ROW_SUM_TOLERANCE[maps.data_type]
-    if verdict == kernel.NOT_FINITE:
+    if not np.isfinite(matrix[row]).all():
         column = int(np.flatnonzero(~np.isfinite(matrix[row]))[0])
         value = matrix[row, column]
         return NotFiniteError(f"{where}: {place}, column {kept[column]} is {value}, expected a finite weight")
-    if verdict == kernel.ABOVE_DIAGONAL:
-        row, column = (int(i[0]) for i in np.nonzero(np.triu(matrix, 1)))
-        value = matrix[row, column]
-        bad = f"row {kept[row]}, column {kept[column]} is {value:.3g}"
-        return NotCausalError(f"{where}: {bad}, expected 0 above the diagonal of a causal map")
     total = float(matrix[row].sum())
     wrong_sum = f"{where}: {place} sums to {total:.4g}, expected 1 +- {tolerance:g}"
     outside = np.flatnonzero((matrix < 0) | (matrix > 1 + tolerance))
