@@ -29,6 +29,8 @@ class ModelBundle:
         uncertain_below: answers of a lower probability are marked uncertain, 0 to 1.
         dataset_sha256: of the labels the net was trained on, hexadecimal.
         metrics: figure -> value, as measured when the bundle was exported.
+        reference: feature -> its nine deciles over the training maps, against which incoming maps are compared; empty
+            in a bundle without them.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class ModelBundle:
     uncertain_below: float
     dataset_sha256: str
     metrics: Mapping[str, float]
+    reference: Mapping[str, tuple[float, ...]]
 
     @classmethod
     def read(cls, folder: Path | None = None) -> "ModelBundle":
@@ -74,6 +77,9 @@ class ModelBundle:
                 uncertain_below=float(content["uncertain_below"]),
                 dataset_sha256=str(content["dataset_sha256"]),
                 metrics=MappingProxyType({str(k): float(v) for k, v in content["metrics"].items()}),
+                reference=MappingProxyType(
+                    {str(k): tuple(float(edge) for edge in v) for k, v in content.get("reference", {}).items()}
+                ),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(f"model bundle {folder}: bundle.json has no valid {error}") from error

@@ -18,9 +18,19 @@ AttentionPatternsError
 │   ├── SelectionError              a layer or head asked for is not there
 │   └── RequestIdError              a request's id is too long
 ├── BundleError                 the model bundle is missing, damaged or of another rendering
-├── SourceError                 a dump, text file or model cannot be read
+├── InvalidSettingsError        what a program was told does not fit together
+├── SourceError                 a dump, text file, model, token file or certificate cannot be read
+├── AbandonedError              the caller does not want the answer any more
 └── ServerError                 the server could not be reached, refused the call or failed
-    └── MessageTooLargeError        a message is over the server's limit
+    ├── MessageError                a message is not of the contract
+    ├── MessageTooLargeError        a message is over the server's limit
+    ├── RequestLimitError           a request holds more or longer maps than the server takes
+    ├── OverloadedError             the server has as much to do as it takes
+    ├── RateLimitError              the token's share is used up
+    ├── AuthenticationError         the token is missing or not known
+    ├── VersionError                the server speaks another contract or reads another rendering
+    ├── ModelReplacedError          the server's model was replaced between two parts of a request
+    └── DeadlineError               the server did not answer in time
 """
 
 
@@ -96,8 +106,16 @@ class BundleError(AttentionPatternsError):
     """The model bundle is missing, damaged, or made for another rendering."""
 
 
+class InvalidSettingsError(AttentionPatternsError, ValueError):
+    """What a program was told does not fit together."""
+
+
 class SourceError(AttentionPatternsError):
-    """A dump, a text file or a model cannot be read."""
+    """A dump, a text file, a model, a token file or a certificate cannot be read."""
+
+
+class AbandonedError(AttentionPatternsError):
+    """The caller does not want the answer any more: the call was cancelled, or its deadline is over."""
 
 
 class ServerError(AttentionPatternsError):
@@ -106,3 +124,35 @@ class ServerError(AttentionPatternsError):
 
 class MessageTooLargeError(ServerError):
     """A message is over the server's limit."""
+
+
+class MessageError(ServerError):
+    """A message is not of the contract."""
+
+
+class RequestLimitError(ServerError):
+    """A request holds more maps, or longer ones, than the server takes."""
+
+
+class OverloadedError(ServerError):
+    """The server has as much to do as it takes; the same call may succeed later."""
+
+
+class RateLimitError(ServerError):
+    """The token's share of calls is used up for now."""
+
+
+class AuthenticationError(ServerError):
+    """The token is missing or not known to the server."""
+
+
+class VersionError(ServerError):
+    """The server speaks another version of the contract, or its model reads another rendering."""
+
+
+class ModelReplacedError(ServerError):
+    """The server's model was replaced between two parts of a request; the same call succeeds when repeated."""
+
+
+class DeadlineError(ServerError):
+    """The server did not answer in time."""

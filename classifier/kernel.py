@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import carray, njit, types  # type: ignore[attr-defined] # not declared there
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
@@ -67,6 +67,17 @@ def _bits_as_float(typing: Any, bits: Any) -> Any:
 def _float_as_bits(typing: Any, value: Any) -> Any:
     """The bits of a float32, uint32."""
     return _reinterpreted(types.float32, types.uint32, lambda build, word: build.bitcast(word, ir.IntType(32)))
+
+
+@_intrinsic
+def _at(typing: Any, address: Any, like: Any) -> Any:
+    """An address as a pointer to values of the type of ``like``."""
+    pointer = types.CPointer(like.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(pointer))
+
+    return pointer(address, like), generate
 
 
 @_intrinsic
@@ -314,8 +325,12 @@ def _paint(image: Any, cell_max: Any, cell_sum: Any, bounds: Any, visible: Any) 
 
 
 @_compiled
-def nothing_above(values: Any, start: int, length: int, empty: Any) -> None:
-    """Writes to ``empty``, bool [maps], where no value stands above the diagonal; stops at the first that does."""
+def nothing_above(address: int, stored: Any, side: int, start: int, length: int, empty: Any) -> None:
+    """Writes to ``empty``, bool [maps], where no value stands above the diagonal; stops at the first that does.
+
+    The arguments are those of ``survey``.
+    """
+    values = carray(_at(address, stored), (len(empty), side, side))
     for n in range(len(values)):
         empty[n] = True
         for i in range(start, start + length - 1):
@@ -337,7 +352,9 @@ def _line_aligned(size: int, like: Any) -> Any:
 
 @_compiled
 def survey(
-    values: Any,
+    address: int,
+    stored: Any,
+    side: int,
     start: int,
     encoding: int,
     tolerance: float,
@@ -353,7 +370,10 @@ def survey(
     """Checks, renders and measures square maps; writes its results into the arrays given.
 
     Args:
-        values: [maps, L, L] uint16, float32 or float64, C order.
+        address: of values [maps, side, side], C order. They may stand at any address, as where they were received in
+            the middle of a message; numba would compile the kernel again for arrays that are not aligned.
+        stored: of their type, uint16, float32 or float64; its content is not looked at.
+        side: tokens, padding included.
         start: first token kept; the map proper is ``values[:, start:start + length, start:start + length]``, and
             ``length`` that of ``column_sums``.
         encoding: FLOAT, FLOAT16 or BFLOAT16: how ``values`` are read.
@@ -369,6 +389,7 @@ def survey(
         like: of the type that is calculated in: float64 for float64 values, float32 for all others.
     """
     length = column_sums.shape[1]
+    values = carray(_at(address, stored), (len(causal), side, side))
     cells = min(length, images.shape[2])
     bounds = np.arange(cells + 1) * length // cells  # cell c holds tokens bounds[c] to bounds[c + 1] - 1
     stride = (length + 2 * _MARGIN) // _MARGIN * _MARGIN + _MARGIN

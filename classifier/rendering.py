@@ -8,7 +8,7 @@ c L // S to (c + 1) L // S - 1. With v = 2.5 / L, the least weight that the anno
 2. maximum of the cell over the maximum of the map: what an annotator sees.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -37,6 +37,7 @@ from classifier.errors import (
 
 RENDERING_VERSION = 1  # raised whenever the same map would give another image; travels with the weights
 CHANNELS = 3
+_SPAN = 32  # maps that are looked at together
 
 _ENCODINGS = {DataType.FLOAT16: kernel.FLOAT16, DataType.BFLOAT16: kernel.BFLOAT16}
 
@@ -67,10 +68,13 @@ class Survey:
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def find_causal(maps: AttentionMaps, declaration: Declaration) -> NDArray[np.bool_]:
+def find_causal(
+    maps: AttentionMaps, declaration: Declaration, run: Callable[..., Iterable[object]] = map
+) -> NDArray[np.bool_]:
     """Which maps are causal, bool [maps]: as declared, or layer by layer where no head has anything above the diagonal.
 
     A single head that attends to the previous token can lose all of its upper triangle in float16, a layer does not.
+    ``run`` maps a function over arguments as ``map`` does, perhaps side by side.
 
     Raises:
         NotCausalError: a map that was declared causal is not.
@@ -80,7 +84,13 @@ def find_causal(maps: AttentionMaps, declaration: Declaration) -> NDArray[np.boo
         return np.full(count, bool(declaration.causal))
     values, start = _kept_values(maps.values, declaration)
     empty = np.empty(count, np.bool_)
-    kernel.nothing_above(values, start, declaration.length, empty)
+
+    def look(begin: int, end: int) -> None:
+        kernel.nothing_above(*_located(values[begin:end]), start, declaration.length, empty[begin:end])
+
+    look(0, 1)  # most maps show at once that they are not causal: nothing to share out then
+    spans = range(1, count, _SPAN if empty[0] else count)
+    list(run(look, spans, [*spans[1:], count] if spans else []))
     if declaration.causal:
         for n in np.flatnonzero(~empty)[:1]:
             raise _not_causal(maps, declaration, int(n))
@@ -90,15 +100,16 @@ def find_causal(maps: AttentionMaps, declaration: Declaration) -> NDArray[np.boo
 
 
 def _kept_values(values: NDArray[Any], declaration: Declaration) -> tuple[NDArray[Any], int]:
-    """Values in which the kept tokens stand together, and where they start; copies only for a mask with holes.
-
-    Never writable: numba would compile the kernel once more for arrays that are.
-    """
+    """Values in which the kept tokens stand together, and where they start; copies only for a mask with holes."""
     start, kept = int(declaration.kept[0]), declaration.kept
-    together = kept[-1] - start + 1 == len(kept)
-    view = values[:] if together else np.ascontiguousarray(values[:, kept][:, :, kept])
-    view.flags.writeable = False
-    return view, start if together else 0
+    if kept[-1] - start + 1 == len(kept):
+        return values, start
+    return np.ascontiguousarray(values[:, kept][:, :, kept]), 0
+
+
+def _located(values: NDArray[Any]) -> tuple[int, NDArray[Any], int]:
+    """Values as the kernel takes them: address, an array of their type, side."""
+    return values.ctypes.data, np.empty(0, values.dtype), values.shape[-1]
 
 
 def survey(
@@ -126,7 +137,7 @@ def survey(
     )
     bad_rows = np.empty(count, np.int64)
     kernel.survey(
-        values,
+        *_located(values),
         start,
         _ENCODINGS.get(maps.data_type, kernel.FLOAT),
         ROW_SUM_TOLERANCE[maps.data_type],

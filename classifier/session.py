@@ -1,5 +1,6 @@
 """The net at work: images in, probabilities out, by onnxruntime."""
 
+import hashlib
 import os
 
 import numpy as np
@@ -25,9 +26,10 @@ class NetSession:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(bundle.model_path), options, providers=["CPUExecutionProvider"]
-            )
+            net = bundle.model_path.read_bytes()
+            if hashlib.sha256(net).hexdigest() != bundle.sha256:
+                raise ValueError("the file was replaced while the bundle was read")
+            self._session = onnxruntime.InferenceSession(net, options, providers=["CPUExecutionProvider"])
             self._probe(bundle.image_size)
         except Exception as error:  # onnxruntime raises its own kinds, derived from nothing common
             raise BundleError(f"{bundle.model_path} cannot be run: {error}") from error

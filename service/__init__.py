@@ -1,7 +1,23 @@
-"""The gRPC service over the classifier, and its client."""
+"""The gRPC service over the classifier, and its client.
 
-from service.client import Client
-from service.converters import ModelInfo
-from service.server import AttentionServer
+The parts are loaded when they are first used: a client needs no server, and a health check neither.
+"""
 
-__all__ = ["AttentionServer", "Client", "ModelInfo"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from service.client import Client
+    from service.limits import Limits
+    from service.model_info import ModelInfo
+    from service.server import AttentionServer
+
+__all__ = ["AttentionServer", "Client", "Limits", "ModelInfo"]
+
+_HOMES = {"AttentionServer": "server", "Client": "client", "Limits": "limits", "ModelInfo": "model_info"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -17,22 +16,33 @@ from classifier.classification import Classification
 from classifier.errors import (
     DataTypeError,
     InvalidDeclarationError,
+    ModelReplacedError,
     RequestIdError,
     SegmentsError,
     SelectionError,
     ServerError,
     ShapeError,
     TokenGroupsError,
+    VersionError,
 )
+from classifier.image_classifier import NetAnswer
 from classifier.measures import AttentionTo, Evidence
-from classifier.patterns import PATTERN_NAMES, PATTERNS, Pattern
+from classifier.patterns import PATTERN_NAMES, PATTERNS
+from classifier.rendering import CHANNELS, RENDERING_VERSION
 from classifier.special_tokens import is_special
 from service.errors import Failure
 from service.parts import picked
 from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
+from service.wire import Parcel, Route
 
 LONGEST_REQUEST_ID = 256  # characters
 _UINT32_END = 2**32
+
+# The payloads: tensor values, images, and the answer within the answer of a stream.
+HEADS = Route(pb.ClassifyHeadsRequest, (2, 3))
+STREAMED_HEADS = Route(pb.StreamClassifyHeadsRequest, (1, 2, 3))
+IMAGES = Route(pb.ClassifyImagesRequest, (4,))
+STREAMED_ANSWER = Route(pb.StreamClassifyHeadsResponse, (3,))
 
 _STORED: dict[int, tuple[DataType, np.dtype[Any]]] = {
     pb.DATA_TYPE_FLOAT64: (DataType.FLOAT64, np.dtype("<f8")),
@@ -79,26 +89,25 @@ def declared_request(declaration: Declaration, *, length: int) -> pb.ClassifyHea
 
 def request_of(
     maps: AttentionMaps, declared: pb.ClassifyHeadsRequest, *, causal: bool | None = None
-) -> pb.StreamClassifyHeadsRequest:
-    """The request to classify ``maps``, made of ``declared``; a call of its own takes its ``request``.
+) -> Parcel[pb.ClassifyHeadsRequest]:
+    """The request to classify ``maps``, made of ``declared``.
 
     ``causal`` is what was found of these maps where a layer is split, so that its parts do not each find their own.
     """
     firsts = {name: axis[0] for name, axis in zip(maps.names, maps.axes, strict=True)}
-    message = pb.StreamClassifyHeadsRequest()
-    message.request.CopyFrom(declared)
+    message = pb.ClassifyHeadsRequest()
+    message.CopyFrom(declared)
     if causal is not None:
-        message.request.MergeFrom(pb.ClassifyHeadsRequest(causality=_CAUSALITIES[causal]))
-    message.request.first_layer = firsts.get("layer", 0)
-    message.request.first_head = firsts.get("head", 0)
-    tensor = message.request.attention  # written in place: a submessage that is passed is copied
-    tensor.MergeFrom(pb.Tensor(data_type=_DATA_TYPES[maps.data_type], shape=[*maps.leading, maps.length, maps.length]))
-    tensor.data = maps.values.tobytes()
-    return message
+        message.MergeFrom(pb.ClassifyHeadsRequest(causality=_CAUSALITIES[causal]))
+    message.first_layer = firsts.get("layer", 0)
+    message.first_head = firsts.get("head", 0)
+    shape = [*maps.leading, maps.length, maps.length]
+    message.attention.MergeFrom(pb.Tensor(data_type=_DATA_TYPES[maps.data_type], shape=shape))
+    return Parcel(message, maps.values.data.cast("B"))
 
 
-def maps_of(request: pb.ClassifyHeadsRequest) -> AttentionMaps:
-    """The maps that a request asks to classify, on the memory of its tensor unless layers or heads are selected.
+def maps_of(parcel: Parcel[pb.ClassifyHeadsRequest]) -> AttentionMaps:
+    """The maps that a request asks to classify, on the memory of its payload unless layers or heads are selected.
 
     Raises:
         ShapeError, DataTypeError: the tensor is damaged or not self-attention.
@@ -106,23 +115,31 @@ def maps_of(request: pb.ClassifyHeadsRequest) -> AttentionMaps:
         InvalidDeclarationError: an index does not fit into 32 bits.
         RequestIdError: the request id is too long.
     """
-    if len(request.request_id) > LONGEST_REQUEST_ID:
-        raise RequestIdError(
-            f"request_id has {len(request.request_id)} characters, expected at most {LONGEST_REQUEST_ID}"
-        )
-    maps = _read_tensor(request.attention, first_layer=request.first_layer, first_head=request.first_head)
+    request = parcel.message
+    check_request_id(request.request_id)
+    data = request.attention.data or parcel.payload or b""  # the last of several counts, and the message holds it
+    maps = _read_tensor(request.attention, data, first_layer=request.first_layer, first_head=request.first_head)
     for name, axis in zip(maps.names, maps.axes, strict=True):
         if axis[-1] >= _UINT32_END:
             raise InvalidDeclarationError(f"the last {name} has index {axis[-1]}, expected less than {_UINT32_END}")
     return _selected(maps, {"layer": list(request.layers), "head": list(request.heads)})
 
 
-def _read_tensor(tensor: pb.Tensor, *, first_layer: int, first_head: int) -> AttentionMaps:
-    """The values on the memory of one copy of ``data``: each access of a bytes field makes another."""
+def check_request_id(request_id: str) -> None:
+    """Refuses a request id that is too long.
+
+    Raises:
+        RequestIdError: it is.
+    """
+    if len(request_id) > LONGEST_REQUEST_ID:
+        raise RequestIdError(f"request_id has {len(request_id)} characters, expected at most {LONGEST_REQUEST_ID}")
+
+
+def _read_tensor(tensor: pb.Tensor, data: memoryview | bytes, *, first_layer: int, first_head: int) -> AttentionMaps:
     if tensor.data_type not in _STORED:
         expected = ", ".join(pb.DataType.Name(number) for number in _STORED)
         raise DataTypeError(f"attention.data_type is {tensor.data_type}, expected one of {expected}")
-    (stored, dtype), shape, data = _STORED[tensor.data_type], list(tensor.shape), tensor.data
+    (stored, dtype), shape = _STORED[tensor.data_type], list(tensor.shape)
     size = math.prod(shape) * dtype.itemsize
     if size == 0 or size != len(data):
         raise ShapeError(
@@ -207,6 +224,7 @@ def response_of(
         request_id=request_id,
         model_name=bundle.name,
         model_version=bundle.version,
+        model_sha256=bundle.sha256,
         rendering_version=bundle.rendering_version,
         warnings=result.warnings,
         length=result.length,
@@ -227,9 +245,12 @@ def classification_of(
         length: tokens, padding included.
 
     Raises:
+        ModelReplacedError: the answers are of different models.
         ServerError: the answers are not those to this tensor.
     """
     first, heads = responses[0], [head for response in responses for head in response.heads]
+    if any(response.model_sha256 != first.model_sha256 for response in responses):
+        raise ModelReplacedError("some parts were read by a model, others by its successor")
     if len(heads) != math.prod(leading):
         raise ServerError(f"the server answered for {len(heads)} heads, expected {math.prod(leading)}")
     return Classification(
@@ -304,67 +325,74 @@ def _column(
 
 
 def stream_response_of(
-    request: pb.ClassifyHeadsRequest, outcome: pb.ClassifyHeadsResponse | Failure
-) -> pb.StreamClassifyHeadsResponse:
-    """The answer of a stream to one request."""
+    request: pb.ClassifyHeadsRequest, outcome: bytes | Failure
+) -> Parcel[pb.StreamClassifyHeadsResponse]:
+    """The answer of a stream to one request; ``outcome`` is its answer as it travels, or why there is none."""
     answer = pb.StreamClassifyHeadsResponse(
         request_id=request.request_id[:LONGEST_REQUEST_ID],
         first_layer=request.first_layer,
         first_head=request.first_head,
     )
-    if isinstance(outcome, Failure):
-        code: int = outcome.code.value[0]
-        answer.error.MergeFrom(pb.StreamError(code=code, reason=outcome.reason, message=outcome.message))
-    else:
-        answer.response.CopyFrom(outcome)
-    return answer
+    if not isinstance(outcome, Failure):
+        return Parcel(answer, outcome)
+    code: int = outcome.code.value[0]
+    answer.error.MergeFrom(pb.StreamError(code=code, reason=outcome.reason, message=outcome.message))
+    return Parcel(answer, None)
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """The model behind a server.
+def images_request_of(images: NDArray[np.uint8]) -> Parcel[pb.ClassifyImagesRequest]:
+    """The request to classify images uint8 [n, 3, size, size]."""
+    message = pb.ClassifyImagesRequest(rendering_version=RENDERING_VERSION, image_size=images.shape[-1])
+    return Parcel(message, images.data.cast("B"))
 
-    Attributes:
-        name: its name.
-        version: its version, semantic.
-        sha256: of the ONNX file, hexadecimal.
-        classes: the patterns in the order of probabilities.
-        image_size: pixels a side of the images it reads.
-        rendering_version: of the rendering it reads.
-        dataset_sha256: of the labels it was trained on, hexadecimal.
-        metrics: figure -> value, as measured when it was exported.
-        max_message_bytes: the largest message the server takes.
+
+def images_of(parcel: Parcel[pb.ClassifyImagesRequest], *, image_size: int) -> NDArray[np.uint8]:
+    """The images uint8 [n, 3, size, size] of a request, on the memory of its payload.
+
+    Raises:
+        ModelReplacedError: they are not of the size that this model reads.
+        VersionError: they are of another rendering.
+        ShapeError: there are none, or parts of one.
+        RequestIdError: the request id is too long.
     """
+    request = parcel.message
+    check_request_id(request.request_id)
+    if request.rendering_version != RENDERING_VERSION:
+        raise VersionError(f"rendering_version is {request.rendering_version}, the model reads {RENDERING_VERSION}")
+    if request.image_size != image_size:
+        raise ModelReplacedError(
+            f"image_size is {request.image_size}, the model reads images of {image_size} pixels a side"
+        )
+    data, size = request.images or parcel.payload or b"", CHANNELS * image_size * image_size
+    if len(data) == 0 or len(data) % size:
+        raise ShapeError(f"images has {len(data)} bytes, expected {size} for each of at least one image")
+    return np.frombuffer(data, np.uint8).reshape(-1, CHANNELS, image_size, image_size)
 
-    name: str
-    version: str
-    sha256: str
-    classes: tuple[Pattern, ...]
-    image_size: int
-    rendering_version: int
-    dataset_sha256: str
-    metrics: Mapping[str, float]
-    max_message_bytes: int
 
-
-_MODEL_FIELDS = ("name", "version", "sha256", "image_size", "rendering_version", "dataset_sha256")
-
-
-def model_response_of(bundle: ModelBundle, *, max_message_bytes: int) -> pb.GetModelResponse:
-    """The description of the model in ``bundle``."""
-    return pb.GetModelResponse(
-        **{name: getattr(bundle, name) for name in _MODEL_FIELDS},
-        classes=[pb.Pattern.Name(number) for number in _PATTERN_OF],
-        metrics=dict(bundle.metrics),
-        max_message_bytes=max_message_bytes,
+def images_response_of(answer: NetAnswer, *, bundle: ModelBundle, request_id: str) -> pb.ClassifyImagesResponse:
+    """The answer that holds what the net said."""
+    return pb.ClassifyImagesResponse(
+        request_id=request_id,
+        model_name=bundle.name,
+        model_version=bundle.version,
+        model_sha256=bundle.sha256,
+        uncertain_below=answer.uncertain_below,
+        probabilities=answer.probabilities.ravel().tolist(),
     )
 
 
-def model_info_of(response: pb.GetModelResponse) -> ModelInfo:
-    """The model that a server described."""
-    return ModelInfo(
-        **{name: getattr(response, name) for name in _MODEL_FIELDS},
-        classes=tuple(_PATTERN_OF[number] for number in response.classes),
-        metrics=MappingProxyType(dict(response.metrics)),
-        max_message_bytes=response.max_message_bytes,
+def net_answer_of(response: pb.ClassifyImagesResponse, *, count: int) -> NetAnswer:
+    """What a server's net said of ``count`` images.
+
+    Raises:
+        ServerError: the answer is not that to these images.
+    """
+    values = np.array(response.probabilities, np.float32)
+    if len(values) != count * len(PATTERNS):
+        raise ServerError(f"the server answered {len(values)} probabilities, expected {count * len(PATTERNS)}")
+    return NetAnswer(
+        probabilities=values.reshape(count, -1),
+        model=f"{response.model_name} {response.model_version}",
+        sha256=response.model_sha256,
+        uncertain_below=response.uncertain_below,
     )

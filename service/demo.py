@@ -27,7 +27,7 @@ def running_server(*options: str) -> Iterator[str]:
     Raises:
         ServerError: the server did not start, or did not stop with exit code 0.
     """
-    command = [sys.executable, "-m", "service.cli", "--port", "0", *options]
+    command = [sys.executable, "-m", "service.cli", "--port=0", "--log-level=warning", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

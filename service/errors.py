@@ -40,6 +40,7 @@ class Meaning:
 
 
 _BAD, _UNFIT = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION
+_FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
 MEANINGS: dict[type[errors.AttentionPatternsError], Meaning] = {
     errors.InvalidAttentionError: Meaning(_BAD, "INVALID_ATTENTION"),
     errors.ShapeError: Meaning(_BAD, "SHAPE"),
@@ -58,9 +59,19 @@ MEANINGS: dict[type[errors.AttentionPatternsError], Meaning] = {
     errors.SelectionError: Meaning(_BAD, "SELECTION"),
     errors.RequestIdError: Meaning(_BAD, "REQUEST_ID"),
     errors.BundleError: Meaning(_UNFIT, "BUNDLE"),
+    errors.InvalidSettingsError: Meaning(_UNFIT, "SETTINGS"),
     errors.SourceError: Meaning(_UNFIT, "SOURCE"),
     errors.ServerError: Meaning(grpc.StatusCode.UNAVAILABLE, "SERVER"),
-    errors.MessageTooLargeError: Meaning(grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE"),
+    errors.AbandonedError: Meaning(grpc.StatusCode.CANCELLED, "ABANDONED"),
+    errors.MessageError: Meaning(_BAD, "MESSAGE"),
+    errors.MessageTooLargeError: Meaning(_FULL, "MESSAGE_TOO_LARGE"),
+    errors.RequestLimitError: Meaning(_FULL, "REQUEST_LIMIT"),
+    errors.OverloadedError: Meaning(_FULL, "OVERLOADED"),
+    errors.RateLimitError: Meaning(_FULL, "RATE_LIMIT"),
+    errors.AuthenticationError: Meaning(grpc.StatusCode.UNAUTHENTICATED, "AUTHENTICATION"),
+    errors.VersionError: Meaning(_UNFIT, "VERSION"),
+    errors.ModelReplacedError: Meaning(grpc.StatusCode.ABORTED, "MODEL_REPLACED"),
+    errors.DeadlineError: Meaning(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
 }
 _CLASSES = {meaning.reason: kind for kind, meaning in MEANINGS.items()}
 
@@ -115,7 +126,9 @@ def error_of_call(error: grpc.RpcError, endpoint: str) -> errors.AttentionPatter
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return errors.MessageTooLargeError(f"server {endpoint} refused a message: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return errors.ServerError(f"server {endpoint} did not answer in time: {details}")
+        return errors.DeadlineError(f"server {endpoint} did not answer in time: {details}")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return errors.VersionError(f"server {endpoint} does not know the method: of an older version? {details}")
     if code is grpc.StatusCode.UNAVAILABLE:
         return errors.ServerError(f"server {endpoint} cannot be reached: {details}")
     return errors.ServerError(f"server {endpoint} failed: {code.name} {details}")

@@ -23,12 +23,13 @@ def picked(maps: AttentionMaps, *picks: list[int] | slice) -> AttentionMaps:
     )
 
 
-def parts_of(maps: AttentionMaps, *, limit: int) -> Iterator[AttentionMaps]:
+def parts_of(maps: AttentionMaps, *, limit: int, most: int) -> Iterator[AttentionMaps]:
     """Parts of whole layers, or of some heads of one layer where a layer is over the limit, in order.
 
     Args:
         maps: the whole tensor.
         limit: bytes a part may have.
+        most: maps a part may have.
 
     Raises:
         MessageTooLargeError: a single map is over the limit.
@@ -42,9 +43,10 @@ def parts_of(maps: AttentionMaps, *, limit: int) -> Iterator[AttentionMaps]:
     if not maps.leading:
         yield maps
         return
-    heads = min(maps.leading[-1], limit // size)  # heads in a part
+    most = min(most, limit // size)
+    heads = min(maps.leading[-1], most)  # heads in a part
     whole = heads == maps.leading[-1] and len(maps.leading) > 1
-    layers = max(1, min(PART_BYTES, limit) // (heads * size)) if whole else 1
+    layers = max(1, min(most, PART_BYTES // size) // heads) if whole else 1
     outer = [(slice(n, n + layers),) for n in range(0, maps.leading[0], layers)] if len(maps.leading) > 1 else [()]
     for layer in outer:
         for head in range(0, maps.leading[-1], heads):

@@ -1,97 +1,30 @@
-"""The gRPC server: one classifier behind ``AttentionPatternService``, with health and reflection."""
+"""The gRPC server of this process."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from queue import Queue
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection as reflecting
+from prometheus_client import CollectorRegistry
 
 from classifier import PatternClassifier
 from classifier.errors import ServerError
-from service.converters import declaration_of, maps_of, model_response_of, response_of, stream_response_of
-from service.errors import Failure, attempt, status_of
+from service.access import Access, Open
+from service.gate import Door, Gate, Guard
+from service.limits import Limits, Load
+from service.methods import Methods
+from service.metrics import Metrics
+from service.open_inference import OpenInference
 from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
-from service.pb.attention_patterns.v1 import attention_patterns_pb2_grpc as pb_grpc
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AttentionPatternService"].full_name
-MAX_MESSAGE_BYTES = 256 << 20
-THREADS = 16  # calls answered at a time; an open stream holds one
-READ_AHEAD = 2  # requests of a stream that are classified while their answers' turn comes
-
-_Request = pb.StreamClassifyHeadsRequest
-_Response = pb.StreamClassifyHeadsResponse
-
-
-class AttentionPatternServicer(pb_grpc.AttentionPatternServiceServicer):
-    """The RPC methods; all they do is translate and hand over."""
-
-    def __init__(self, classifier: PatternClassifier, *, max_message_bytes: int) -> None:
-        """Serves ``classifier``; ``max_message_bytes`` is what clients are told."""
-        self._classifier = classifier
-        self._model = model_response_of(classifier.bundle, max_message_bytes=max_message_bytes)
-
-    def ClassifyHeads(  # noqa: N802
-        self, request: pb.ClassifyHeadsRequest, context: grpc.ServicerContext
-    ) -> pb.ClassifyHeadsResponse:
-        """Classifies the heads of one input."""
-        outcome = attempt(lambda: self._classify(request))
-        if isinstance(outcome, Failure):
-            context.abort_with_status(status_of(outcome))
-        return outcome
-
-    def StreamClassifyHeads(  # noqa: N802
-        self,
-        request_iterator: Iterator[_Request],
-        context: grpc.ServicerContext,  # noqa: ARG002  as gRPC calls it
-    ) -> Iterator[_Response]:
-        """Answers each request of a stream, in order."""
-        return in_order(self._answer, request_iterator)
-
-    def GetModel(  # noqa: N802
-        self,
-        request: pb.GetModelRequest,  # noqa: ARG002  as gRPC calls it
-        context: grpc.ServicerContext,  # noqa: ARG002
-    ) -> pb.GetModelResponse:
-        """Describes the model."""
-        return self._model
-
-    def _classify(self, request: pb.ClassifyHeadsRequest) -> pb.ClassifyHeadsResponse:
-        maps = maps_of(request)
-        result = self._classifier.classify_read(maps, declaration_of(request, maps.length))
-        return response_of(result, maps=maps, bundle=self._classifier.bundle, request_id=request.request_id)
-
-    def _answer(self, message: _Request) -> _Response:
-        return stream_response_of(message.request, attempt(lambda: self._classify(message.request)))
-
-
-def in_order(answer: Callable[[_Request], _Response], requests: Iterator[_Request]) -> Iterator[_Response]:
-    """Yields the answers in the order of the requests, reading and answering a few ahead.
-
-    A thread of its own reads, so that no answer waits for the request after it.
-    """
-    pending: Queue[Future[_Response] | None] = Queue(READ_AHEAD)
-
-    def read() -> None:
-        with suppress(grpc.RpcError):  # the call was cancelled
-            for request in requests:
-                pending.put(pool.submit(answer, request))
-        pending.put(None)
-
-    with ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="stream") as pool:
-        Thread(target=read, name="stream-reader", daemon=True).start()
-        future = pending.get()
-        try:
-            while future is not None:
-                yield future.result()
-                future = pending.get()
-        finally:
-            while future is not None:  # nobody listens any more: let the reader come to its end
-                future = pending.get()
+_CONNECTIONS = [
+    ("grpc.keepalive_time_ms", 60_000),  # a connection whose other end is gone is noticed
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),  # and clients may ask as well
+    ("grpc.max_connection_age_ms", 600_000),  # clients connect anew at times, and find servers that were added
+]
+_STANDARD_THREADS = 2  # for health and reflection, which wait for no other call
 
 
 class AttentionServer:
@@ -103,8 +36,12 @@ class AttentionServer:
         *,
         host: str = "127.0.0.1",
         port: int = 50051,
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
-        threads: int = THREADS,
+        limits: Limits | None = None,
+        access: Access | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+        reflection: bool = False,
+        shared_port: bool = False,
+        metrics: Metrics | None = None,
     ) -> None:
         """Binds, and does not serve yet.
 
@@ -112,32 +49,65 @@ class AttentionServer:
             classifier: answers the calls.
             host: the interface to bind.
             port: 0 takes a free one, which ``endpoint`` names.
-            max_message_bytes: largest message taken.
-            threads: calls answered at a time; an open stream holds one.
+            limits: what is taken on at a time.
+            access: who may call; everyone by default.
+            credentials: for TLS; without them what travels can be read on the way.
+            reflection: whether the server describes its methods to those who may call.
+            shared_port: whether other processes may bind the port as well, and share its connections.
+            metrics: where figures are kept.
 
         Raises:
             ServerError: the address cannot be bound.
         """
+        limits, access = limits or Limits(), access or Open()
+        self.metrics = metrics or Metrics(CollectorRegistry())
+        load = Load(limits, self.metrics.under_way)
+        self._methods = Methods(classifier, load, self.metrics)
+        self.replace(classifier)
+        doors = {
+            "ClassifyHeads": Door(self._methods.classify_heads),
+            "StreamClassifyHeads": Door(self._methods.classify_streamed, streaming=True),
+            "ClassifyImages": Door(self._methods.classify_images),
+            "GetModel": Door(self._methods.get_model),
+        }
+        inference = OpenInference(lambda: self._methods.classifier, load, self.metrics)
+        gate = Gate(
+            {f"/{SERVICE}/{name}": door for name, door in doors.items()} | inference.doors(),
+            access=access,
+            load=load,
+            metrics=self.metrics,
+        )
         self._server = grpc.server(
-            ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
+            ThreadPoolExecutor(limits.calls, thread_name_prefix="rpc"),
+            handlers=[gate],
+            interceptors=[Guard(access)],
             options=[
-                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_receive_message_length", limits.message_bytes),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server beside the first
+                *_CONNECTIONS,
+                ("grpc.so_reuseport", int(shared_port)),  # 0: a taken port is an error, not a second server beside it
             ],
         )
-        self._health = health.HealthServicer()
-        servicer = AttentionPatternServicer(classifier, max_message_bytes=max_message_bytes)
-        pb_grpc.add_AttentionPatternServiceServicer_to_server(  # type: ignore[no-untyped-call] # generated code
-            servicer, self._server
-        )
+        standard = ThreadPoolExecutor(_STANDARD_THREADS, thread_name_prefix="health")
+        self._health = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=standard)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        if reflection:
+            names = (SERVICE, health.SERVICE_NAME, reflecting.SERVICE_NAME)
+            reflecting.enable_server_reflection(names, self._server)
+        address = f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(f"{host}:{port}")
+            if credentials:
+                bound = self._server.add_secure_port(address, credentials)
+            else:
+                bound = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise ServerError(f"{host}:{port} cannot be bound: {error}") from error
+            raise ServerError(f"{address} cannot be bound: {error}") from error
         self.endpoint = f"{host}:{bound}"
+
+    def replace(self, classifier: PatternClassifier) -> None:
+        """Has ``classifier`` answer from now on; requests under way keep the one they began with."""
+        self._methods.classifier = classifier
+        self.metrics.loaded(classifier.bundle)
 
     def start(self) -> None:
         """Serves until ``stop``."""

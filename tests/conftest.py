@@ -28,8 +28,8 @@ def server(classifier):
         yield running
 
 
-@pytest.fixture(scope="session")
-def client(server):
-    """A client of it."""
-    with Client(server.endpoint) as connected:
+@pytest.fixture(scope="session", params=["never", "always", "auto"])
+def client(server, request):
+    """A client of it, that reduces maps to images or does not."""
+    with Client(server.endpoint, reduce=request.param) as connected:
         yield connected

@@ -9,7 +9,7 @@ from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast, T5Confi
 
 import service as package
 from classifier import PATTERNS, Pattern, errors
-from service import AttentionServer, Client
+from service import AttentionServer, Client, Limits
 from tests.drawn_maps import bfloat16_bits, draw, random_maps
 from tests.equality import assert_equal
 
@@ -40,7 +40,7 @@ INPUTS = {
     "not contiguous": (random_maps(5, 3, 12, 12).swapaxes(0, 1), {}),
     "tensor": (torch.from_numpy(random_maps(3, 5, 12, 12)), {}),
     "tokens": (random_maps(3, 5, 12, 12), {"tokens": PAIR}),
-    "groups": (random_maps(3, 5, 12, 12), {"tokens": PAIR, "token_groups": {"[MASK]": range(3), "the": iter([5, 1])}}),
+    "groups": (random_maps(3, 5, 12, 12), {"tokens": PAIR, "token_groups": {"[MASK]": range(3), "the": (5, 1)}}),
     "all positions": (random_maps(3, 5, 12, 12), {"token_groups": {"all": range(12)}}),
     "segment lengths": (draw(Pattern.BLOCK, 12), {"segments": [6, 6]}),
     "one segment": (draw(Pattern.BLOCK, 12), {"segments": [12]}),
@@ -57,16 +57,24 @@ INPUTS = {
 }
 
 
-def again(declared):
-    """The declarations, with an iterator renewed."""
-    groups = declared.get("token_groups", {})
-    return declared | ({"token_groups": {k: list(v) for k, v in groups.items()}} if groups else {})
+@pytest.fixture(scope="module")
+def small_server(classifier):
+    """A server that takes messages of 100 kB."""
+    with AttentionServer(classifier, port=0, limits=Limits(message_bytes=100_000)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["never", "always"])
+def small(small_server, request):
+    """A client of it."""
+    with Client(small_server.endpoint, reduce=request.param) as connected:
+        yield connected
 
 
 @pytest.fixture(scope="module")
-def small(classifier):
-    """A client of a server that takes messages of 100 kB."""
-    with AttentionServer(classifier, port=0, max_message_bytes=100_000) as server, Client(server.endpoint) as connected:
+def small_sending(small_server):
+    """A client of it that sends the maps themselves."""
+    with Client(small_server.endpoint, reduce="never") as connected:
         yield connected
 
 
@@ -77,7 +85,6 @@ def test_public_names_are_there():
 @pytest.mark.parametrize("name", INPUTS)
 def test_the_server_answers_as_the_library_does(classifier, client, name):
     attention, declared = INPUTS[name]
-    declared = again(declared)
     assert_equal(client.classify(attention, **declared), classifier.classify(attention, **declared))
 
 
@@ -98,11 +105,20 @@ def test_a_tensor_over_the_limit_is_split(classifier, small, attention):
     assert_equal(small.classify(attention, tokens=tokens), classifier.classify(attention, tokens=tokens))
 
 
-def test_a_map_over_the_limit_is_refused_before_it_is_sent(small):
+def test_a_map_over_the_limit_is_refused_before_it_is_sent(classifier, small_server, small_sending):
     with pytest.raises(errors.MessageTooLargeError, match=r"one map of 160 tokens in float32 has 102400 bytes"):
-        small.classify(random_maps(160, 160))
+        small_sending.classify(random_maps(160, 160))
     with pytest.raises(errors.MessageTooLargeError):  # the declarations count
-        small.classify(random_maps(155, 155), tokens=["word" * 10] * 155)
+        small_sending.classify(random_maps(155, 155), tokens=["word" * 10] * 155)
+    with Client(small_server.endpoint) as reducing:  # its image is not
+        assert_equal(reducing.classify(random_maps(160, 160)), classifier.classify(random_maps(160, 160)))
+
+
+def test_an_image_over_the_limit_is_refused_before_it_is_sent(classifier):
+    with AttentionServer(classifier, port=0, limits=Limits(message_bytes=5000)) as tiny, Client(tiny.endpoint) as own:
+        with pytest.raises(errors.MessageTooLargeError, match="one image has 6912 bytes, the server takes messages of"):
+            own.classify(random_maps(160, 160))
+        assert_equal(own.classify(random_maps(9, 9)), classifier.classify(random_maps(9, 9)))
 
 
 def bad_row(*place, factor=0.5, shape=(6, 4, 300, 300)):
@@ -171,7 +187,26 @@ def test_the_model_is_described(classifier, client):
     for name in ("name", "version", "sha256", "image_size", "rendering_version", "dataset_sha256", "metrics"):
         assert getattr(model, name) == getattr(bundle, name)
     assert model.classes == PATTERNS
-    assert model.max_message_bytes == 256 * 1024 * 1024
+    assert model.uncertain_below == bundle.uncertain_below
+    assert (model.max_message_bytes, model.max_maps, model.max_length) == (72 << 20, 16_384, 8192)
+
+
+def test_what_travels_is_chosen_by_size(server, monkeypatch):
+    """A map of 41 tokens in float32 has 6,724 bytes, one of 42 has 7,056, an image 6,912."""
+    sent = []
+    with Client(server.endpoint) as own:
+        monkeypatch.setattr(own, "_call", lambda method, *rest: sent.append(method) or Client._call(own, method, *rest))
+        for maps in (random_maps(41, 41), random_maps(42, 42), random_maps(58, 58).astype(np.float16)):
+            own.classify(maps)
+        assert sent == [own._get_model, own._classify_heads, own._classify_images, own._classify_heads]
+
+
+def test_maps_over_the_count_are_split(classifier):
+    maps = random_maps(5, 7, 9, 9)
+    with AttentionServer(classifier, port=0, limits=Limits(maps=6)) as few:
+        for reduce in ("never", "always"):
+            with Client(few.endpoint, reduce=reduce) as own:
+                assert_equal(own.classify(maps), classifier.classify(maps))
 
 
 def test_threads_share_a_client(classifier, client):

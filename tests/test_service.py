@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from classifier.attention_map import read_attention, read_declaration
 from classifier.errors import AttentionPatternsError, InvalidDeclarationError, SegmentsError, SelectionError, ShapeError
-from service import AttentionServer
+from service import AttentionServer, Limits
 from service.converters import (
+    HEADS,
     classification_of,
     declaration_of,
     declared_request,
@@ -25,6 +26,7 @@ from service.converters import (
 from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from service.pb.attention_patterns.v1.attention_patterns_pb2_grpc import AttentionPatternServiceStub
 from service.server import SERVICE
+from service.wire import Parcel
 from tests.drawn_maps import random_maps
 from tests.equality import assert_equal
 
@@ -57,9 +59,13 @@ def test_health_is_told_of_the_server_and_of_the_service(channel):
     assert status(channel, "") == status(channel, SERVICE) == SERVING
 
 
-def test_reflection_lists_the_services(channel):
+def test_reflection_lists_the_services_where_it_is_asked_for(classifier, channel):
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
-    (answer,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]))
+    with pytest.raises(grpc.RpcError, match="UNIMPLEMENTED"):
+        list(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked])))
+    described = AttentionServer(classifier, port=0, reflection=True)
+    with described, grpc.insecure_channel(described.endpoint) as connected:
+        (answer,) = reflection_pb2_grpc.ServerReflectionStub(connected).ServerReflectionInfo(iter([asked]))
     listed = {service.name for service in answer.list_services_response.service}
     assert listed == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 
@@ -110,12 +116,12 @@ def test_layers_and_heads_are_selected(stub):
 def test_what_a_request_declares_is_checked(classifier, fields, kind, message):
     asked = request(4, 5, 9, 9, **({"first_layer": 6} | fields))
     with pytest.raises(kind, match=message):
-        classifier.classify_read(maps_of(asked), declaration_of(asked, 9))
+        classifier.classify_read(maps_of(Parcel(asked, None)), declaration_of(asked, 9))
 
 
 def test_a_selection_needs_its_axis():
     with pytest.raises(SelectionError, match="expected none: the tensor has no layer axis"):
-        maps_of(request(5, 9, 9, layers=[0]))
+        maps_of(Parcel(request(5, 9, 9, layers=[0]), None))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +130,7 @@ def test_a_selection_needs_its_axis():
 def test_a_tensor_that_does_not_fit_its_data_is_named(shape):
     tensor = pb.Tensor(data_type=pb.DATA_TYPE_FLOAT32, shape=shape, data=bytes(9 * 9 * 4))
     with pytest.raises(ShapeError):
-        maps_of(pb.ClassifyHeadsRequest(attention=tensor))
+        maps_of(Parcel(pb.ClassifyHeadsRequest(attention=tensor), None))
 
 
 def test_a_stream_goes_on_after_a_bad_request(stub):
@@ -171,7 +177,7 @@ def test_a_cancelled_stream_leaves_no_thread(stub):
 
 
 def test_a_message_over_the_limit_is_refused_and_the_connection_lives(classifier):
-    server = AttentionServer(classifier, port=0, max_message_bytes=1 << 20)
+    server = AttentionServer(classifier, port=0, limits=Limits(message_bytes=1 << 20))
     with server, grpc.insecure_channel(server.endpoint) as connected:
         stub = AttentionPatternServiceStub(connected)
         large = request(2, 400, 400)
@@ -185,7 +191,7 @@ def test_a_message_over_the_limit_is_refused_and_the_connection_lives(classifier
 
 
 def start(*options):
-    command = [sys.executable, "-m", "service.cli", "--port", "0", *options]
+    command = [sys.executable, "-m", "service.cli", "--port=0", "--log-level=warning", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -201,7 +207,7 @@ def test_a_signal_lets_calls_in_flight_finish(number, classifier):
 
     with start("--max-message-mib", "1") as process:
         line = process.stdout.readline()
-        assert line.startswith(f"serving attention-patterns 0.1.0 (bundle {classifier.model}) on 127.0.0.1:")
+        assert line.startswith("serving attention-patterns 0.1.0 on 127.0.0.1:")
         with grpc.insecure_channel(line.split()[-1]) as connected:
             stub = AttentionPatternServiceStub(connected)
             states = health_pb2_grpc.HealthStub(connected).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
@@ -246,9 +252,9 @@ def test_requests_and_answers_come_back_equal(classifier, shape):
     maps = read_attention(random_maps(*shape), None)
     declared = {"tokens": ["[CLS]", *["word"] * 7, "[SEP]"], "token_groups": {"a": [3, 1]}, "segments": [4, 5]}
     declaration = read_declaration(9, **declared)
-    message = request_of(maps, declared_request(declaration, length=9)).request
-    assert_equal(maps_of(message), maps)
-    assert_equal(declaration_of(message, 9), declaration)
+    parcel = HEADS.read(HEADS.write(request_of(maps, declared_request(declaration, length=9))))
+    assert_equal(maps_of(parcel), maps)
+    assert_equal(declaration_of(parcel.message, 9), declaration)
     result = classifier.classify_read(maps, declaration)
     answer = response_of(result, maps=maps, bundle=classifier.bundle, request_id="")
     assert_equal(classification_of([answer], leading=shape[:-2], length=9), result)
@@ -287,7 +293,7 @@ def requests_of_any_kind(draw):
 @given(asked=requests_of_any_kind())
 def test_whatever_comes_is_answered_or_refused_with_an_error_of_ours(classifier, asked):
     try:
-        maps = maps_of(asked)
+        maps = maps_of(Parcel(asked, None))
         result = classifier.classify_read(maps, declaration_of(asked, maps.length))
         answer = response_of(result, maps=maps, bundle=classifier.bundle, request_id=asked.request_id)
         assert len(answer.heads) == len(maps.values)

@@ -161,7 +161,7 @@ class TokenGroupPositions(_message.Message):
     def __init__(self, name: _Optional[str] = ..., positions: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ClassifyHeadsResponse(_message.Message):
-    __slots__ = ("request_id", "model_name", "model_version", "rendering_version", "warnings", "length", "too_short", "groups", "heads")
+    __slots__ = ("request_id", "model_name", "model_version", "rendering_version", "warnings", "length", "too_short", "groups", "heads", "model_sha256")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -171,6 +171,7 @@ class ClassifyHeadsResponse(_message.Message):
     TOO_SHORT_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     HEADS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model_name: str
     model_version: str
@@ -180,7 +181,36 @@ class ClassifyHeadsResponse(_message.Message):
     too_short: bool
     groups: _containers.RepeatedCompositeFieldContainer[TokenGroupPositions]
     heads: _containers.RepeatedCompositeFieldContainer[HeadResult]
-    def __init__(self, request_id: _Optional[str] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., rendering_version: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., length: _Optional[int] = ..., too_short: bool = ..., groups: _Optional[_Iterable[_Union[TokenGroupPositions, _Mapping]]] = ..., heads: _Optional[_Iterable[_Union[HeadResult, _Mapping]]] = ...) -> None: ...
+    model_sha256: str
+    def __init__(self, request_id: _Optional[str] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., rendering_version: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., length: _Optional[int] = ..., too_short: bool = ..., groups: _Optional[_Iterable[_Union[TokenGroupPositions, _Mapping]]] = ..., heads: _Optional[_Iterable[_Union[HeadResult, _Mapping]]] = ..., model_sha256: _Optional[str] = ...) -> None: ...
+
+class ClassifyImagesRequest(_message.Message):
+    __slots__ = ("request_id", "rendering_version", "image_size", "images")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    RENDERING_VERSION_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    rendering_version: int
+    image_size: int
+    images: bytes
+    def __init__(self, request_id: _Optional[str] = ..., rendering_version: _Optional[int] = ..., image_size: _Optional[int] = ..., images: _Optional[bytes] = ...) -> None: ...
+
+class ClassifyImagesResponse(_message.Message):
+    __slots__ = ("request_id", "model_name", "model_version", "model_sha256", "uncertain_below", "probabilities")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
+    UNCERTAIN_BELOW_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    model_name: str
+    model_version: str
+    model_sha256: str
+    uncertain_below: float
+    probabilities: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, request_id: _Optional[str] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[str] = ..., uncertain_below: _Optional[float] = ..., probabilities: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class StreamClassifyHeadsRequest(_message.Message):
     __slots__ = ("request",)
@@ -217,7 +247,7 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("name", "version", "sha256", "classes", "image_size", "rendering_version", "dataset_sha256", "metrics", "max_message_bytes")
+    __slots__ = ("name", "version", "sha256", "classes", "image_size", "rendering_version", "dataset_sha256", "metrics", "max_message_bytes", "uncertain_below", "contract_version", "max_maps", "max_length")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -234,6 +264,10 @@ class GetModelResponse(_message.Message):
     DATASET_SHA256_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UNCERTAIN_BELOW_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MAX_MAPS_FIELD_NUMBER: _ClassVar[int]
+    MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     sha256: str
@@ -243,4 +277,8 @@ class GetModelResponse(_message.Message):
     dataset_sha256: str
     metrics: _containers.ScalarMap[str, float]
     max_message_bytes: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., classes: _Optional[_Iterable[_Union[Pattern, str]]] = ..., image_size: _Optional[int] = ..., rendering_version: _Optional[int] = ..., dataset_sha256: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    uncertain_below: float
+    contract_version: int
+    max_maps: int
+    max_length: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., classes: _Optional[_Iterable[_Union[Pattern, str]]] = ..., image_size: _Optional[int] = ..., rendering_version: _Optional[int] = ..., dataset_sha256: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., max_message_bytes: _Optional[int] = ..., uncertain_below: _Optional[float] = ..., contract_version: _Optional[int] = ..., max_maps: _Optional[int] = ..., max_length: _Optional[int] = ...) -> None: ...

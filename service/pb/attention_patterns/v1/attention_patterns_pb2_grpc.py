@@ -45,6 +45,11 @@ class AttentionPatternServiceStub(object):
                 request_serializer=service_dot_pb_dot_attention__patterns_dot_v1_dot_attention__patterns__pb2.StreamClassifyHeadsRequest.SerializeToString,
                 response_deserializer=service_dot_pb_dot_attention__patterns_dot_v1_dot_attention__patterns__pb2.StreamClassifyHeadsResponse.FromString,
                 _registered_method=True)
+        self.ClassifyImages = channel.unary_unary(
+                '/attention_patterns.v1.AttentionPatternService/ClassifyImages',
+                request_serializer=service_dot_pb_dot_attention__patterns_dot_v1_dot_attention__patterns__pb2.ClassifyImagesRequest.SerializeToString,
+                response_deserializer=service_dot_pb_dot_attention__patterns_dot_v1_dot_attention__patterns__pb2.ClassifyImagesResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/attention_patterns.v1.AttentionPatternService/GetModel',
                 request_serializer=service_dot_pb_dot_attention__patterns_dot_v1_dot_attention__patterns__pb2.GetModelRequest.SerializeToString,
@@ -58,7 +63,7 @@ class AttentionPatternServiceServicer(object):
 
     def ClassifyHeads(self, request, context):
         """Classifies the heads of one input. Fails with INVALID_ARGUMENT when the tensor is not self-attention or a
-        declaration does not fit it, and with RESOURCE_EXHAUSTED when a message is over the server's limit.
+        declaration does not fit it, and with RESOURCE_EXHAUSTED when it is over one of the server's limits (GetModel).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,8 +80,17 @@ class AttentionPatternServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClassifyImages(self, request, context):
+        """Classifies images that the caller rendered, which are a few KB each whatever the length of the map; measures are the
+        caller's too. Fails with INVALID_ARGUMENT when the images are not of the model's size, with FAILED_PRECONDITION when
+        they are of another rendering, and with RESOURCE_EXHAUSTED when the request is over one of the server's limits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModel(self, request, context):
-        """Describes the model that answers.
+        """Describes the model that answers, and the limits of requests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,6 +108,11 @@ def add_AttentionPatternServiceServicer_to_server(servicer, server):
                     servicer.StreamClassifyHeads,
                     request_deserializer=service_dot_pb_dot_attention__patterns_dot_v1_dot_attention__patterns__pb2.StreamClassifyHeadsRequest.FromString,
                     response_serializer=service_dot_pb_dot_attention__patterns_dot_v1_dot_attention__patterns__pb2.StreamClassifyHeadsResponse.SerializeToString,
+            ),
+            'ClassifyImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClassifyImages,
+                    request_deserializer=service_dot_pb_dot_attention__patterns_dot_v1_dot_attention__patterns__pb2.ClassifyImagesRequest.FromString,
+                    response_serializer=service_dot_pb_dot_attention__patterns_dot_v1_dot_attention__patterns__pb2.ClassifyImagesResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -156,6 +175,33 @@ class AttentionPatternService(object):
             '/attention_patterns.v1.AttentionPatternService/StreamClassifyHeads',
             service_dot_pb_dot_attention__patterns_dot_v1_dot_attention__patterns__pb2.StreamClassifyHeadsRequest.SerializeToString,
             service_dot_pb_dot_attention__patterns_dot_v1_dot_attention__patterns__pb2.StreamClassifyHeadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attention_patterns.v1.AttentionPatternService/ClassifyImages',
+            service_dot_pb_dot_attention__patterns_dot_v1_dot_attention__patterns__pb2.ClassifyImagesRequest.SerializeToString,
+            service_dot_pb_dot_attention__patterns_dot_v1_dot_attention__patterns__pb2.ClassifyImagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

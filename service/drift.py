@@ -1,0 +1,61 @@
+"""How far the maps that come are from those that the model was trained on."""
+
+from collections.abc import Mapping, Sequence
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+HALF_LIFE = 5000  # maps looked at after which one counts half
+_FEWEST = 100  # maps before which nothing is said
+
+
+def features(images: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+    """Feature -> its value for each of n maps, float64 [n].
+
+    Args:
+        images: uint8 [n, 3, size, size].
+        probabilities: what the net said of them, float32 [n, 5].
+    """
+    darkness = images.mean(axis=(2, 3))  # [n, 3]
+    return {
+        "maximum": darkness[:, 0],
+        "mean": darkness[:, 1],
+        "relative_maximum": darkness[:, 2],
+        "top_probability": probabilities.max(axis=1).astype(np.float64),
+    }
+
+
+class Drift:
+    """The population stability index of each feature over the maps that came last.
+
+    The index is sum (p - q) ln(p / q) over bins, with q of the training maps and p of those that came; each bin holds a
+    tenth of the training maps. By custom under 0.1 is no change and over 0.25 a shift (Siddiqi 2006, Credit Risk
+    Scorecards, chapter 10).
+    """
+
+    def __init__(self, deciles: Mapping[str, Sequence[float]]) -> None:
+        """Compares with training maps whose features have these nine ``deciles``."""
+        self._edges = {name: np.asarray(edges, np.float64) for name, edges in deciles.items()}
+        self._counts = {name: np.zeros(len(edges) + 1) for name, edges in deciles.items()}
+        self._lock = Lock()
+
+    def add(self, images: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> None:
+        """Takes maps in."""
+        if not self._edges:
+            return
+        kept = 0.5 ** (len(images) / HALF_LIFE)
+        for name, values in features(images, probabilities).items():
+            found = np.bincount(np.searchsorted(self._edges[name], values), minlength=len(self._counts[name]))
+            with self._lock:
+                self._counts[name] = kept * self._counts[name] + found
+
+    def indices(self) -> dict[str, float]:
+        """Feature -> its index; 0 before a hundred maps have come."""
+        return {feature: _index(counts) if counts.sum() >= _FEWEST else 0.0 for feature, counts in self._counts.items()}
+
+
+def _index(counts: NDArray[np.float64]) -> float:
+    came = (counts + 0.5) / (counts + 0.5).sum()  # never 0, whose logarithm is none
+    trained = 1 / len(counts)
+    return float(((came - trained) * np.log(came / trained)).sum())

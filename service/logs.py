@@ -1,0 +1,38 @@
+"""One line a call."""
+
+import logging
+import sys
+
+from pythonjsonlogger.json import JsonFormatter
+
+from service.call import Call
+from service.errors import Failure
+
+logger = logging.getLogger("attention_patterns")
+
+
+def log_call(call: Call, failure: Failure | None) -> None:
+    """Tells of a call that ended."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    fields = {
+        "method": call.method,
+        "code": failure.code.name if failure else "OK",
+        "reason": failure.reason if failure else None,
+        "request_id": call.request_id,
+        "caller": call.caller,
+        "peer": call.peer,
+        "maps": call.maps,
+        "received": call.received,
+        "sent": call.sent,
+        "ms": round(1000 * call.elapsed, 2),
+        **{f"{stage}_ms": round(1000 * seconds, 2) for stage, seconds in call.stages.items()},
+    }
+    logger.info("call", extra={name: value for name, value in fields.items() if value not in (None, "")})
+
+
+def write_logs(*, level: str) -> None:
+    """Writes the logs of this process to standard error, a JSON object a line."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter("%(message)s", timestamp=True, rename_fields={"message": "event"}))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

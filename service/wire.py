@@ -1,0 +1,123 @@
+"""Large bytes fields beside their messages: written without assembling, and read in place.
+
+Generated protobuf code copies a bytes field when a message is made, when it is serialised, when it is parsed and at
+each access. Here a message goes without its payload, which is joined to it once when it is sent and stays where it
+arrived when it is received. What travels is plain protobuf.
+"""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+_Message = TypeVar("_Message", bound=Message)
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
+_FIXED = {_FIXED64: 8, _FIXED32: 4}  # sizes
+
+
+@dataclass(frozen=True)
+class Parcel(Generic[_Message]):
+    """A message, and the bytes field that stands beside it; None where the message has none or holds it itself."""
+
+    message: _Message
+    payload: memoryview | bytes | None
+
+
+@dataclass(frozen=True)
+class Route(Generic[_Message]):
+    """Where a kind of message keeps its payload: the numbers of the fields on the way, the last a bytes field."""
+
+    kind: type[_Message]
+    path: tuple[int, ...]
+
+    def write(self, parcel: Parcel[_Message]) -> bytes:
+        """The message with its payload, as it travels."""
+        rest = parcel.message.SerializeToString()
+        if parcel.payload is None:
+            return rest
+        return b"".join(_with_payload(memoryview(rest), self.path, parcel.payload))
+
+    def read(self, data: bytes) -> Parcel[_Message]:
+        """The message, and its payload as a view of ``data``.
+
+        Raises:
+            DecodeError: ``data`` is not such a message.
+        """
+        rest, payload = _without_payload(memoryview(data), self.path)
+        return Parcel(self.kind.FromString(rest if payload is not None else data), payload)
+
+
+def _with_payload(rest: memoryview, path: tuple[int, ...], payload: memoryview | bytes) -> list[memoryview | bytes]:
+    if len(path) == 1:
+        return [_head(path[0], len(payload)), payload, rest]
+    before, inner, after = _split(rest, path[0]) or (rest, rest[:0], rest[:0])
+    pieces = _with_payload(inner, path[1:], payload)
+    return [_head(path[0], sum(map(len, pieces))), *pieces, before, after]  # in front, where it is found soonest
+
+
+def _without_payload(data: memoryview, path: tuple[int, ...]) -> tuple[bytes, memoryview | None]:
+    split = _split(data, path[0])
+    if split is None:
+        return b"", None
+    before, inner, after = split
+    if len(path) == 1:
+        return b"".join((before, after)), inner
+    rest, payload = _without_payload(inner, path[1:])
+    return b"".join((before, _head(path[0], len(rest)), rest, after)), payload
+
+
+def _split(data: memoryview, wanted: int) -> tuple[memoryview, memoryview, memoryview] | None:
+    """What stands before, in and after the first field of that number; None where there is none or it is unreadable."""
+    begin = 0
+    try:
+        while begin < len(data):
+            tag, end = _read_varint(data, begin)
+            kind = tag & 7
+            if kind == _BYTES:
+                size, first = _read_varint(data, end)
+                end = first + size
+                if end > len(data):
+                    return None
+                if tag >> 3 == wanted:
+                    return data[:begin], data[first:end], data[end:]
+            elif kind == _VARINT:
+                end = _read_varint(data, end)[1]
+            elif kind in _FIXED:
+                end += _FIXED[kind]
+            else:
+                return None
+            begin = end
+    except IndexError:  # it ends within a varint
+        pass
+    return None
+
+
+def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
+    """The number that starts there, and where the next thing starts."""
+    value = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise IndexError("a varint has more than 10 bytes")
+
+
+def _head(number: int, size: int) -> bytes:
+    """The tag and size that stand before a bytes field or submessage."""
+    return _varint(number << 3 | _BYTES) + _varint(size)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+__all__ = ["DecodeError", "Parcel", "Route"]
