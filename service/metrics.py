@@ -23,6 +23,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Registers all figures."""
+        self.registry = registry
         self._requests = Counter("attention_requests", "Calls that ended.", ["method", "code"], registry=registry)
         self._seconds = Histogram(
             "attention_request_seconds",

@@ -24,7 +24,7 @@ _CONNECTIONS = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),  # and clients may ask as well
     ("grpc.max_connection_age_ms", 600_000),  # clients connect anew at times, and find servers that were added
 ]
-_STANDARD_THREADS = 2  # for health and reflection, which wait for no other call
+_SPARE_THREADS = 4  # for health and reflection, which must not wait for calls under way
 
 
 class AttentionServer:
@@ -61,8 +61,8 @@ class AttentionServer:
         """
         limits, access = limits or Limits(), access or Open()
         self.metrics = metrics or Metrics(CollectorRegistry())
-        load = Load(limits, self.metrics.under_way)
-        self._methods = Methods(classifier, load, self.metrics)
+        self.load = Load(limits, self.metrics.under_way)
+        self._methods = Methods(classifier, self.load, self.metrics)
         self.replace(classifier)
         doors = {
             "ClassifyHeads": Door(self._methods.classify_heads),
@@ -70,15 +70,15 @@ class AttentionServer:
             "ClassifyImages": Door(self._methods.classify_images),
             "GetModel": Door(self._methods.get_model),
         }
-        inference = OpenInference(lambda: self._methods.classifier, load, self.metrics)
+        inference = OpenInference(lambda: self._methods.classifier, self.load, self.metrics)
         gate = Gate(
             {f"/{SERVICE}/{name}": door for name, door in doors.items()} | inference.doors(),
             access=access,
-            load=load,
+            load=self.load,
             metrics=self.metrics,
         )
         self._server = grpc.server(
-            ThreadPoolExecutor(limits.calls, thread_name_prefix="rpc"),
+            ThreadPoolExecutor(limits.calls + _SPARE_THREADS, thread_name_prefix="rpc"),
             handlers=[gate],
             interceptors=[Guard(access)],
             options=[
@@ -88,8 +88,7 @@ class AttentionServer:
                 ("grpc.so_reuseport", int(shared_port)),  # 0: a taken port is an error, not a second server beside it
             ],
         )
-        standard = ThreadPoolExecutor(_STANDARD_THREADS, thread_name_prefix="health")
-        self._health = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=standard)
+        self._health = health.HealthServicer(experimental_non_blocking=True)  # watchers hold no thread
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if reflection:
             names = (SERVICE, health.SERVICE_NAME, reflecting.SERVICE_NAME)

@@ -1,0 +1,70 @@
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.converters import HEADS, IMAGES, STREAMED_HEADS
+from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
+from service.wire import Parcel, Route
+
+TENSOR = Route(pb.Tensor, (3,))
+MESSAGES = st.builds(
+    pb.ClassifyHeadsRequest,
+    request_id=st.text(max_size=3),
+    tokens=st.lists(st.text(max_size=2), max_size=3),
+    attention=st.builds(pb.Tensor, data_type=st.integers(0, 4), shape=st.lists(st.integers(0, 2**63), max_size=3)),
+    first_head=st.integers(0, 2**32 - 1),
+)
+
+
+@given(message=MESSAGES, payload=st.binary(max_size=300))
+def test_what_is_written_is_what_generated_code_writes_and_reads(message, payload):
+    data = HEADS.write(Parcel(message, payload))
+    whole = pb.ClassifyHeadsRequest()
+    whole.CopyFrom(message)
+    whole.attention.data = payload
+    assert pb.ClassifyHeadsRequest.FromString(data) == whole
+    for travelling in (data, whole.SerializeToString()):
+        read = HEADS.read(travelling)
+        assert read.message == message or not payload
+        assert bytes(read.payload or b"") == payload
+
+
+@given(message=MESSAGES, payload=st.binary(max_size=20))
+def test_a_message_in_a_message_is_written_and_read(message, payload):
+    outer = pb.StreamClassifyHeadsRequest(request=message)
+    read = STREAMED_HEADS.read(STREAMED_HEADS.write(Parcel(outer, payload)))
+    assert (read.message, bytes(read.payload)) == (outer, payload)
+
+
+def test_the_payload_stays_where_it_arrived():
+    data = TENSOR.write(Parcel(pb.Tensor(shape=[2]), b"values"))
+    read = TENSOR.read(data)
+    assert read.payload.obj is data
+    assert read.message == pb.Tensor(shape=[2])
+
+
+def test_the_last_of_several_payloads_counts():
+    data = pb.Tensor(data=b"first").SerializeToString() + pb.Tensor(data=b"last").SerializeToString()
+    read = TENSOR.read(data)
+    assert read.message.data == pb.Tensor.FromString(data).data == b"last"
+
+
+def test_a_message_without_payload_is_read():
+    assert IMAGES.read(b"") == Parcel(pb.ClassifyImagesRequest(), None)
+    assert IMAGES.write(Parcel(pb.ClassifyImagesRequest(), None)) == b""
+
+
+@given(data=st.binary(max_size=60) | st.binary(max_size=12).map(lambda rest: b"\x12\x0a\x1a\x08" + rest))
+def test_whatever_comes_is_read_as_generated_code_reads_it(data):
+    """Bytes that start like a request with a tensor are among them."""
+    try:
+        expected = pb.ClassifyHeadsRequest.FromString(data)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            HEADS.read(data)
+        return
+    read = HEADS.read(data)
+    if read.payload is not None and not read.message.attention.data:
+        read.message.attention.data = bytes(read.payload)
+    assert read.message == expected
