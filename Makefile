@@ -4,7 +4,8 @@ UV = .venv/bin/uv
 RUN = .venv/bin/python
 LOCK = $(UV) pip compile pyproject.toml --generate-hashes --universal --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
-PROTOC = -m grpc_tools.protoc -Iservice/pb=proto proto/attention_patterns/v1/attention_patterns.proto
+PROTOC = -m grpc_tools.protoc -Iservice/pb=proto proto/attention_patterns/v1/attention_patterns.proto \
+	proto/inference/open_inference.proto
 
 .PHONY: run test check generate train bench lock
 

@@ -28,6 +28,7 @@ AttentionPatternsError
     ├── OverloadedError             the server has as much to do as it takes
     ├── RateLimitError              the token's share is used up
     ├── AuthenticationError         the token is missing or not known
+    ├── UnknownModelError           the server does not serve that model, or not in that version
     ├── VersionError                the server speaks another contract or reads another rendering
     ├── ModelReplacedError          the server's model was replaced between two parts of a request
     └── DeadlineError               the server did not answer in time
@@ -144,6 +145,10 @@ class RateLimitError(ServerError):
 
 class AuthenticationError(ServerError):
     """The token is missing or not known to the server."""
+
+
+class UnknownModelError(ServerError):
+    """The server does not serve that model, or not in that version."""
 
 
 class VersionError(ServerError):

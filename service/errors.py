@@ -69,6 +69,7 @@ MEANINGS: dict[type[errors.AttentionPatternsError], Meaning] = {
     errors.OverloadedError: Meaning(_FULL, "OVERLOADED"),
     errors.RateLimitError: Meaning(_FULL, "RATE_LIMIT"),
     errors.AuthenticationError: Meaning(grpc.StatusCode.UNAUTHENTICATED, "AUTHENTICATION"),
+    errors.UnknownModelError: Meaning(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"),
     errors.VersionError: Meaning(_UNFIT, "VERSION"),
     errors.ModelReplacedError: Meaning(grpc.StatusCode.ABORTED, "MODEL_REPLACED"),
     errors.DeadlineError: Meaning(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, TypeVar
 
-import grpc
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
@@ -16,14 +15,13 @@ from classifier.errors import (
     MessageError,
     PaddingError,
     SegmentsError,
-    ServerError,
     TokensError,
+    UnknownModelError,
 )
 from classifier.patterns import PATTERNS
 from classifier.rendering import CHANNELS
 from service.call import Call
 from service.converters import check_request_id
-from service.errors import MEANINGS, Meaning
 from service.gate import Door
 from service.inference_messages import (
     ATTENTION_TYPES,
@@ -45,13 +43,6 @@ from service.wire import DecodeError, Parcel
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 NAME = "attention-patterns"  # of the package, and of the model that does all that it does
 _Read = TypeVar("_Read")
-
-
-class UnknownModelError(ServerError):
-    """The server does not serve that model, or not in that version."""
-
-
-MEANINGS[UnknownModelError] = Meaning(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from service.gate import Door, Gate, Guard
 from service.limits import Limits, Load
 from service.methods import Methods
 from service.metrics import Metrics
+from service.open_inference import SERVICE as INFERENCE
 from service.open_inference import OpenInference
 from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 
@@ -91,7 +92,7 @@ class AttentionServer:
         self._health = health.HealthServicer(experimental_non_blocking=True)  # watchers hold no thread
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if reflection:
-            names = (SERVICE, health.SERVICE_NAME, reflecting.SERVICE_NAME)
+            names = (SERVICE, INFERENCE, health.SERVICE_NAME, reflecting.SERVICE_NAME)
             reflecting.enable_server_reflection(names, self._server)
         address = f"{host}:{port}"
         try:
@@ -111,7 +112,7 @@ class AttentionServer:
     def start(self) -> None:
         """Serves until ``stop``."""
         self._server.start()
-        for name in ("", SERVICE):
+        for name in ("", SERVICE, INFERENCE):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, *, grace: float | None = None) -> None:

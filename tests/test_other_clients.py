@@ -127,7 +127,7 @@ def test_reflection_tells_enough_to_ask(classifier, attention, declared, expecte
     server = AttentionServer(classifier, port=0, reflection=True)
     with server, grpc.insecure_channel(server.endpoint) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
-        (name,) = (name for name in database.get_services() if not name.startswith("grpc."))
+        (name,) = (name for name in database.get_services() if name.startswith("attention_patterns."))
         pool = DescriptorPool(database)
         method = pool.FindServiceByName(name).methods_by_name["ClassifyHeads"]
         asked = message_factory.GetMessageClass(method.input_type)

@@ -67,7 +67,12 @@ def test_reflection_lists_the_services_where_it_is_asked_for(classifier, channel
     with described, grpc.insecure_channel(described.endpoint) as connected:
         (answer,) = reflection_pb2_grpc.ServerReflectionStub(connected).ServerReflectionInfo(iter([asked]))
     listed = {service.name for service in answer.list_services_response.service}
-    assert listed == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert listed == {
+        SERVICE,
+        "inference.GRPCInferenceService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
 
 
 def test_an_answer_holds_every_field(stub, classifier):
