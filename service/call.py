@@ -40,6 +40,11 @@ class Call:
         return str(self._context.peer())
 
     @property
+    def metadata(self) -> list[tuple[str, str | bytes]]:
+        """What the caller sent beside its messages."""
+        return [(key, value) for key, value in self._context.invocation_metadata()]
+
+    @property
     def elapsed(self) -> float:
         """Seconds since the call began."""
         return time.perf_counter() - self.started

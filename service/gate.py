@@ -15,6 +15,7 @@ from service.limits import Load
 from service.logs import log_call
 from service.metrics import Metrics
 from service.streams import in_order
+from service.traces import Trace
 
 if TYPE_CHECKING:
     _Handler = grpc.RpcMethodHandler[Any, Any]
@@ -38,12 +39,15 @@ class Gate(grpc.GenericRpcHandler):
     a message is read no sooner than a thread is there for it, and a call that is cancelled first is still counted out.
     """
 
-    def __init__(self, doors: dict[str, Door], *, access: Access, load: Load, metrics: Metrics) -> None:
+    def __init__(
+        self, doors: dict[str, Door], *, access: Access, load: Load, metrics: Metrics, trace: Trace | None = None
+    ) -> None:
         """Serves ``doors``, each by the full name of its method."""
         self._doors = doors
         self._access = access
         self._load = load
         self._metrics = metrics
+        self._trace = trace
 
     def service(self, details: grpc.HandlerCallDetails) -> _Handler | None:
         """The handler of a call; none for a method that is not ours."""
@@ -101,6 +105,8 @@ class Gate(grpc.GenericRpcHandler):
         self._load.done()
         self._metrics.ended(call, failure)
         log_call(call, failure)
+        if self._trace:
+            self._trace(call, failure, call.metadata)
 
 
 class Guard(grpc.ServerInterceptor):

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from classifier.bundle import ModelBundle
+from classifier.drift import Drift
 from classifier.image_classifier import NetAnswer
 from classifier.patterns import PATTERNS
 from service.call import Call
-from service.drift import Drift
 from service.errors import Failure
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)

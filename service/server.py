@@ -18,6 +18,7 @@ from service.metrics import Metrics
 from service.open_inference import SERVICE as INFERENCE
 from service.open_inference import OpenInference
 from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
+from service.traces import tracing
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AttentionPatternService"].full_name
 _CONNECTIONS = [
@@ -77,6 +78,7 @@ class AttentionServer:
             access=access,
             load=self.load,
             metrics=self.metrics,
+            trace=tracing(),
         )
         self._server = grpc.server(
             ThreadPoolExecutor(limits.calls + _SPARE_THREADS, thread_name_prefix="rpc"),

@@ -21,6 +21,7 @@ from scipy.optimize import minimize_scalar
 from torch.nn.functional import cross_entropy
 
 from classifier.bundle import BUNDLED, ModelBundle
+from classifier.drift import deciles
 from classifier.patterns import PATTERN_NAMES
 from classifier.rendering import CHANNELS, RENDERING_VERSION
 from training.card import write_card
@@ -136,6 +137,7 @@ def main(
     content["uncertain_below"] = round(fitted_threshold(right, given.confidence), 4)
     found = figures(validation, given, uncertain_below=content["uncertain_below"])
     content["metrics"] = headline("validation", found)
+    content["reference"] = deciles(images_of(data.part("train").maps, design.image_size).numpy())
     write_json(output / "bundle.json", content)
     if output == BUNDLED:
         forget("figures", "elsewhere", "robustness")

@@ -10,20 +10,16 @@ HALF_LIFE = 5000  # maps looked at after which one counts half
 _FEWEST = 100  # maps before which nothing is said
 
 
-def features(images: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
-    """Feature -> its value for each of n maps, float64 [n].
-
-    Args:
-        images: uint8 [n, 3, size, size].
-        probabilities: what the net said of them, float32 [n, 5].
-    """
+def features(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    """Feature -> its value for each of the images uint8 [n, 3, size, size], float64 [n], 0 to 255: mean darkness."""
     darkness = images.mean(axis=(2, 3))  # [n, 3]
-    return {
-        "maximum": darkness[:, 0],
-        "mean": darkness[:, 1],
-        "relative_maximum": darkness[:, 2],
-        "top_probability": probabilities.max(axis=1).astype(np.float64),
-    }
+    return {"maximum": darkness[:, 0], "mean": darkness[:, 1], "relative_maximum": darkness[:, 2]}
+
+
+def deciles(images: NDArray[np.uint8]) -> dict[str, list[float]]:
+    """Feature -> its nine deciles over images uint8 [n, 3, size, size], as a bundle keeps them."""
+    tenths = np.arange(1, 10) / 10
+    return {name: np.quantile(values, tenths).round(3).tolist() for name, values in features(images).items()}
 
 
 class Drift:
@@ -40,12 +36,12 @@ class Drift:
         self._counts = {name: np.zeros(len(edges) + 1) for name, edges in deciles.items()}
         self._lock = Lock()
 
-    def add(self, images: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> None:
-        """Takes maps in."""
-        if not self._edges:
-            return
+    def add(self, images: NDArray[np.uint8]) -> None:
+        """Takes the images of maps in."""
         kept = 0.5 ** (len(images) / HALF_LIFE)
-        for name, values in features(images, probabilities).items():
+        for name, values in features(images).items():
+            if name not in self._edges:
+                continue
             found = np.bincount(np.searchsorted(self._edges[name], values), minlength=len(self._counts[name]))
             with self._lock:
                 self._counts[name] = kept * self._counts[name] + found
