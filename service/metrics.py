@@ -97,9 +97,7 @@ class Metrics:
             if found:
                 counter.inc(found)
         self._uncertain.inc(int((answer.probabilities.max(axis=1) < answer.uncertain_below).sum()))
-        self._current.add(
-            images[:1], answer.probabilities[:1]
-        )  # one of a chunk: looking at all would take longer than the net
+        self._current.add(images[:1])  # one of each chunk: all would take as long as the net
 
     def refused(self, method: str, failure: Failure) -> None:
         """Counts a call that was not let in."""
