@@ -7,7 +7,7 @@ LOCK = $(UV) pip compile pyproject.toml --generate-hashes --universal --python-v
 PROTOC = -m grpc_tools.protoc -Iservice/pb=proto proto/attention_patterns/v1/attention_patterns.proto \
 	proto/inference/open_inference.proto
 
-.PHONY: run test check generate train bench lock
+.PHONY: run test check audit generate train bench fuzz lock
 
 run: .venv/lean  ## the main job: sample attention through a real server
 	$(RUN) -m service.demo
@@ -20,7 +20,11 @@ check: .venv/dev  ## lint, types, architecture, generated code
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	.venv/bin/lint-imports
+	$(RUN) -m bandit --quiet --recursive --configfile pyproject.toml benchmarks classifier service
 	$(RUN) -m pytest tests/test_contract.py
+
+audit: .venv/dev  ## known weaknesses of the locked packages; asks the package registry
+	$(RUN) -m pip_audit --require-hashes --disable-pip --requirement requirements/lean.txt
 
 generate: .venv/dev  ## protobuf code from the contract
 	$(RUN) $(PROTOC) --python_out=. --grpc_python_out=. --pyi_out=.
@@ -29,8 +33,15 @@ train: .venv/dev  ## the shipped model bundle, from the labelled data set
 	$(RUN) -m training.train
 
 bench: .venv/lean  ## speed in ratios, measured in one run
-	$(RUN) -m classifier.benchmark
-	$(RUN) -m service.benchmark
+	$(RUN) -m benchmarks.kernel
+	$(RUN) -m benchmarks.serving
+	$(RUN) -m benchmarks.overload
+	$(RUN) -m benchmarks.soak
+	$(RUN) -m benchmarks.against_peers
+	$(RUN) -m benchmarks.harness
+
+fuzz: .venv/dev  ## a million bad inputs
+	$(RUN) -m tests.fuzz --inputs 1000000
 
 lock: .venv/uv  ## the lock files
 	$(LOCK) --all-extras --output-file requirements/dev.txt
@@ -41,13 +52,13 @@ lock: .venv/uv  ## the lock files
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/uv.txt
 	touch $@
 
-# The lean environment is installed unless the dev environment, which holds it, is there already.
+# Bytecode is compiled here, and the kernel on its first use, so that a server is up within a second from then on.
 .venv/lean: requirements/lean.txt pyproject.toml | .venv/uv
-	test -e .venv/dev || $(UV) pip install --quiet --python .venv --require-hashes --requirement requirements/lean.txt
+	$(UV) pip install --quiet --python .venv --compile-bytecode --require-hashes --requirement requirements/lean.txt
 	$(UV) pip install --quiet --python .venv --no-deps --editable .
+	$(RUN) -c "from classifier import PatternClassifier; PatternClassifier.load().warm_up()"
 	touch $@
 
-.venv/dev: requirements/dev.txt pyproject.toml | .venv/uv
+.venv/dev: requirements/dev.txt .venv/lean
 	$(UV) pip install --quiet --python .venv --require-hashes --requirement requirements/dev.txt
-	$(UV) pip install --quiet --python .venv --no-deps --editable .
 	touch $@

@@ -21,8 +21,8 @@ from service.client import Client
 
 
 @contextmanager
-def running_server(*options: str) -> Iterator[str]:
-    """A server process on a free local port; yields its endpoint, and stops it with SIGTERM at the end.
+def server_process(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process on a free local port, and its endpoint; it is stopped with SIGTERM at the end.
 
     Raises:
         ServerError: the server did not start, or did not stop with exit code 0.
@@ -34,12 +34,19 @@ def running_server(*options: str) -> Iterator[str]:
             line = process.stdout.readline()  # ends at once if the process does
             if not line:
                 raise ServerError(f"the server did not start, exit code {process.wait()}")
-            yield line.split()[-1]
+            yield process, line.split()[-1]
         finally:
             process.terminate()
             code = process.wait()
     if code:
         raise ServerError(f"the server stopped with exit code {code}, expected 0")
+
+
+@contextmanager
+def running_server(*options: str) -> Iterator[str]:
+    """The endpoint of such a process."""
+    with server_process(*options) as (_, endpoint):
+        yield endpoint
 
 
 def overview(sample: Sample, result: Classification) -> Group:

@@ -44,7 +44,8 @@ def parts_of(maps: AttentionMaps, *, limit: int, most: int) -> Iterator[Attentio
         yield maps
         return
     most = min(most, limit // size)
-    heads = min(maps.leading[-1], most)  # heads in a part
+    # Heads in a part: all of a layer, or where it is over the limit as few as make a part of the best size.
+    heads = maps.leading[-1] if maps.leading[-1] <= most else max(1, min(most, PART_BYTES // size))
     whole = heads == maps.leading[-1] and len(maps.leading) > 1
     layers = max(1, min(most, PART_BYTES // size) // heads) if whole else 1
     outer = [(slice(n, n + layers),) for n in range(0, maps.leading[0], layers)] if len(maps.leading) > 1 else [()]

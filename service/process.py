@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
 
 import grpc
 from prometheus_client import CollectorRegistry, start_http_server
@@ -20,7 +19,7 @@ from service.settings import Settings
 from service.tls import Certificates
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_STOP, _RELOAD = "stop", "reload"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def serve(settings: Settings, *, shared_port: bool = False, on_ready: Callable[[AttentionServer], None]) -> None:
@@ -29,9 +28,7 @@ def serve(settings: Settings, *, shared_port: bool = False, on_ready: Callable[[
     Raises:
         BundleError, SourceError, ServerError: the server cannot start.
     """
-    wishes: SimpleQueue[str] = SimpleQueue()
-    for number, wish in ((signal.SIGTERM, _STOP), (signal.SIGINT, _STOP), (signal.SIGHUP, _RELOAD)):
-        signal.signal(number, lambda *_, wish=wish: wishes.put(wish))
+    signals = _signals()
     write_logs(level=settings.log_level)
     _keep_memory()
     access = Tokens(settings.tokens) if settings.tokens else Open()
@@ -53,9 +50,23 @@ def serve(settings: Settings, *, shared_port: bool = False, on_ready: Callable[[
     gc.freeze()  # what is loaded stays: the collector need not look at it again and again
     server.start()
     on_ready(server)
-    while wishes.get() == _RELOAD:
+    while os.read(signals, 1) == bytes((signal.SIGHUP,)):
         _reload(server, settings, access)
     server.stop(grace=settings.grace)
+
+
+def _signals() -> int:
+    """A file descriptor from which the numbers of signals are read, a byte each.
+
+    A handler in Python runs in the main thread once that comes back from waiting: a signal that comes just before it
+    waits, or to a thread of a library, would be seen with the next one only.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: None)
+    return reading
 
 
 def load(settings: Settings) -> PatternClassifier:

@@ -1,0 +1,54 @@
+"""Speed of the compiled pass against copying its input: ``python -m benchmarks.kernel``.
+
+A copy is the limit: it reads and writes every value and does nothing else. Two copies are shown: into memory that is
+there (``np.copyto``), and into new memory (``np.copy``). All work on as many threads, each on its share of the layers.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from benchmarks.harness import HEADS, LAYERS, in_turns, keep, sample_attention
+from classifier.bundle import ModelBundle
+from classifier.rendering import render
+
+
+def main(rounds: Annotated[int, typer.Option(help="rounds, of which the median is taken", min=1)] = 7) -> None:
+    """Prints the time of the compiled pass, and what part of it a copy takes."""
+    size, cores = ModelBundle.read().image_size, len(os.sched_getaffinity(0))
+    rows = []
+    for length in (128, 512):
+        for dtype in (np.float32, np.float16):
+            for threads in sorted({1, cores}):
+                maps = sample_attention(length).astype(dtype)
+                shares, targets = np.array_split(maps, threads), np.array_split(np.empty_like(maps), threads)
+                with ThreadPoolExecutor(threads) as pool:
+                    works: dict[str, Callable[[], object]] = {
+                        "pass": lambda: list(pool.map(partial(render, image_size=size), shares)),  # noqa: B023
+                        "copyto": lambda: list(pool.map(np.copyto, targets, shares)),  # noqa: B023  called in this turn
+                        "copy": lambda: list(pool.map(np.copy, shares)),  # noqa: B023
+                    }
+                    found = in_turns(works, callers=1, seconds=0.3, rounds=rounds)
+                once = found["pass"].median / 1000
+                rows.append(
+                    (
+                        str(length),
+                        np.dtype(dtype).name,
+                        str(threads),
+                        f"{1000 * once:.1f}",
+                        f"{maps.nbytes / once / 1e9:.1f}",
+                        f"{found['copyto'].median / found['pass'].median:.2f}",
+                        f"{found['copy'].median / found['pass'].median:.2f}",
+                    )
+                )
+    title = f"Check, render and measure {LAYERS} x {HEADS} maps, beside copying them"
+    keep("kernel", title, ("L", "dtype", "threads", "ms", "GB/s", "copyto / pass", "copy / pass"), rows)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,115 @@
+"""Ten times the load that the server can carry: ``python -m benchmarks.overload``, three minutes.
+
+The peak is what a few callers get who call again as soon as they are answered. Then calls come at ten times that rate,
+whether the server answers or not, each with a deadline. Goodput is what is answered within its deadline. The calls are
+of a model of 32 x 32 heads at L = 64, so that making them costs the machine little beside answering them.
+"""
+
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+from typing import Annotated, Any
+
+import grpc
+import numpy as np
+import typer
+
+from benchmarks.harness import keep, load, sample_attention
+from classifier.attention_map import read_attention, read_declaration
+from service.client import Client
+from service.converters import HEADS, declared_request, request_of
+from service.demo import server_process
+
+_METHOD = "/attention_patterns.v1.AttentionPatternService/ClassifyHeads"
+
+
+def message() -> bytes:
+    """A request of 32 x 32 maps of 64 tokens in float16, as it travels."""
+    maps = read_attention(np.tile(sample_attention(64, 8), (4, 3, 1, 1))[:, :32].astype(np.float16), None)
+    return HEADS.write(request_of(maps, declared_request(read_declaration(64), length=64)))
+
+
+def resident(pid: int) -> float:
+    """Memory of a process, MiB."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+class Overload:
+    """Calls that come at a fixed rate, and what becomes of them."""
+
+    def __init__(self, call: Any, *, timeout: float) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.refusals: list[float] = []
+        self._call, self._timeout = call, timeout
+
+    def run(self, data: bytes, *, rate: float, seconds: float) -> None:
+        """Sends at ``rate`` for ``seconds``, and waits for what is still under way."""
+        started, sent, under_way = time.perf_counter(), 0, []
+        while (now := time.perf_counter() - started) < seconds:
+            if sent >= now * rate:
+                time.sleep(1 / rate / 4)
+                continue
+            sent += 1
+            future = self._call.future(data, timeout=self._timeout)
+            future.add_done_callback(partial(self._ended, time.perf_counter()))
+            under_way.append(future)
+            if len(under_way) > 1000:
+                under_way = [one for one in under_way if not one.done()]
+        for one in under_way:
+            one.exception()
+
+    def _ended(self, begun: float, future: Any) -> None:
+        code: str = future.code().name
+        self.outcomes[code] += 1
+        if code == "RESOURCE_EXHAUSTED":
+            self.refusals.append(time.perf_counter() - begun)
+
+
+def main(
+    seconds: Annotated[float, typer.Option(help="length of the overload", min=1)] = 120,
+    times: Annotated[float, typer.Option(help="times the peak", min=1)] = 10,
+    deadline: Annotated[float, typer.Option(help="of each call, s", min=0.1)] = 10,
+) -> None:
+    """Prints peak, goodput, and the server's memory."""
+    data = message()
+    unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    with server_process() as (process, endpoint), grpc.insecure_channel(endpoint, options=unlimited) as channel:
+        call: Any = channel.unary_unary(_METHOD)
+        peak = load(lambda: call(data), callers=4, seconds=min(20, seconds)).rate
+        before, memory, done = resident(process.pid), [0.0], Event()
+
+        def watch() -> None:
+            while not done.wait(0.2):
+                memory.append(resident(process.pid))
+
+        watcher = Thread(target=watch)
+        watcher.start()
+        overload = Overload(call, timeout=deadline)
+        overload.run(data, rate=times * peak, seconds=seconds)
+        done.set()
+        watcher.join()
+        with Client(endpoint) as client:
+            client.classify(sample_attention(64))  # it is still there
+    outcomes, total = overload.outcomes, sum(overload.outcomes.values())
+    goodput = outcomes["OK"] / seconds
+    rows = [
+        ("peak, calls/s", f"{peak:.1f}"),
+        ("offered, calls/s", f"{total / seconds:.1f}"),
+        (f"answered within {deadline:g} s, calls/s", f"{goodput:.1f}"),
+        ("goodput / peak", f"{goodput / peak:.2f}"),
+        *((f"{code}, calls", f"{count:,}") for code, count in sorted(outcomes.items())),
+        ("a refusal takes, median and 99 %, ms", " and ".join(_quantiles(overload.refusals))),
+        ("server's memory before and at most, MiB", f"{before:.0f} and {max(memory):.0f}"),
+    ]
+    keep("overload", f"{times:g} times the load for {seconds:g} s", ("", "value"), rows)
+
+
+def _quantiles(times: list[float]) -> list[str]:
+    return [f"{1000 * value:.0f}" for value in np.quantile(times, (0.5, 0.99))] if times else []
+
+
+if __name__ == "__main__":
+    typer.run(main)
