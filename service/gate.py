@@ -16,6 +16,7 @@ from service.logs import log_call
 from service.metrics import Metrics
 from service.streams import in_order
 from service.traces import Trace
+from service.watchdog import Watchdog
 
 if TYPE_CHECKING:
     _Handler = grpc.RpcMethodHandler[Any, Any]
@@ -40,13 +41,21 @@ class Gate(grpc.GenericRpcHandler):
     """
 
     def __init__(
-        self, doors: dict[str, Door], *, access: Access, load: Load, metrics: Metrics, trace: Trace | None = None
+        self,
+        doors: dict[str, Door],
+        *,
+        access: Access,
+        load: Load,
+        metrics: Metrics,
+        watchdog: Watchdog,
+        trace: Trace | None,
     ) -> None:
         """Serves ``doors``, each by the full name of its method."""
         self._doors = doors
         self._access = access
         self._load = load
         self._metrics = metrics
+        self._watchdog = watchdog
         self._trace = trace
 
     def service(self, details: grpc.HandlerCallDetails) -> _Handler | None:
@@ -62,7 +71,7 @@ class Gate(grpc.GenericRpcHandler):
 
         def unary(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             call = Call(context, method=name, caller=caller, seconds=self._load.limits.seconds)
-            outcome = attempt(lambda: self._answer(door, _next(requests), call))
+            outcome = attempt(lambda: self._answer(door, self._message(requests, context), call))
             self._end(call, outcome if isinstance(outcome, Failure) else None)
             if isinstance(outcome, Failure):
                 context.abort_with_status(status_of(outcome))
@@ -94,6 +103,17 @@ class Gate(grpc.GenericRpcHandler):
         caller = self._access.admit(metadata)
         self._load.accept()
         return caller
+
+    def _message(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        """The message of a call that has one."""
+        try:
+            with self._watchdog.waiting(context):
+                data = next(requests, None)
+        except grpc.RpcError as error:
+            raise AbandonedError("the call ended before its message came") from error
+        if data is None:
+            raise MessageError("the call holds no message, expected one")
+        return data
 
     def _answer(self, door: Door, data: bytes, call: Call) -> bytes:
         call.received += len(data)
@@ -135,14 +155,3 @@ def _refusal(failure: Failure) -> _Handler:
 
     refuse.experimental_thread_pool = _REFUSING  # type: ignore[attr-defined] # how grpc is told
     return grpc.stream_unary_rpc_method_handler(refuse)
-
-
-def _next(requests: Iterator[bytes]) -> bytes:
-    """The message of a call that has one."""
-    try:
-        data = next(requests, None)
-    except grpc.RpcError as error:
-        raise AbandonedError("the call was cancelled before its message came") from error
-    if data is None:
-        raise MessageError("the call holds no message, expected one")
-    return data

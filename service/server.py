@@ -19,6 +19,7 @@ from service.open_inference import SERVICE as INFERENCE
 from service.open_inference import OpenInference
 from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from service.traces import tracing
+from service.watchdog import Watchdog
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AttentionPatternService"].full_name
 _CONNECTIONS = [
@@ -65,6 +66,7 @@ class AttentionServer:
         self.metrics = metrics or Metrics(CollectorRegistry())
         self.load = Load(limits, self.metrics.under_way)
         self._methods = Methods(classifier, self.load, self.metrics)
+        self._watchdog = Watchdog(limits.seconds)
         self.replace(classifier)
         doors = {
             "ClassifyHeads": Door(self._methods.classify_heads),
@@ -78,6 +80,7 @@ class AttentionServer:
             access=access,
             load=self.load,
             metrics=self.metrics,
+            watchdog=self._watchdog,
             trace=tracing(),
         )
         self._server = grpc.server(
@@ -113,6 +116,7 @@ class AttentionServer:
 
     def start(self) -> None:
         """Serves until ``stop``."""
+        self._watchdog.start()
         self._server.start()
         for name in ("", SERVICE, INFERENCE):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -121,6 +125,7 @@ class AttentionServer:
         """Reports NOT_SERVING, refuses new calls, and returns when those in flight are done or ``grace`` s are over."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace).wait()
+        self._watchdog.stop()
 
     def __enter__(self) -> Self:
         """Starts."""

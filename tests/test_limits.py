@@ -132,10 +132,16 @@ def test_images_over_the_count_are_refused(classifier):
 
 
 def test_a_request_ends_with_the_server_s_time(classifier):
-    with AttentionServer(classifier, port=0, limits=Limits(seconds=0)) as server, Client(server.endpoint) as client:
-        with pytest.raises((errors.AbandonedError, errors.DeadlineError)):
-            client.classify(random_maps(9, 9))
-        assert client.model().image_size == 48
+    message = message_of(np.broadcast_to(random_maps(1, 12, 64, 64).astype(np.float16), (700, 12, 64, 64)))
+    with (
+        AttentionServer(classifier, port=0, limits=Limits(seconds=0.05)) as server,
+        grpc.insecure_channel(server.endpoint) as channel,
+        Client(server.endpoint) as client,
+    ):
+        with pytest.raises(grpc.RpcError) as ended:
+            method(channel)(message)
+        assert ended.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+        assert client.classify(random_maps(9, 9)).length == 9
 
 
 def test_a_call_whose_time_is_over_costs_nothing_more(classifier):
@@ -168,6 +174,29 @@ def test_a_silent_stream_is_ended(classifier):
             next(held.calls[0])
         held.let_go.set()
         assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_calls_without_a_message_hold_no_place_for_ever(classifier):
+    silent = threading.Event()
+
+    def nothing():
+        silent.wait()
+        yield b""
+
+    with (
+        AttentionServer(classifier, port=0, limits=Limits(calls=2, seconds=1)) as server,
+        grpc.insecure_channel(server.endpoint) as channel,
+        Client(server.endpoint) as client,
+    ):
+        calls = [method(channel, "GetModel", "stream_unary").future(nothing()) for _ in range(2)]
+        deadline = time.monotonic() + 30
+        while server.load.calls < 2 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        with pytest.raises(errors.OverloadedError):
+            client.model()
+        assert [call.exception(timeout=30).code() for call in calls] == [grpc.StatusCode.CANCELLED] * 2
+        assert client.model().max_maps
+        silent.set()
 
 
 @pytest.mark.parametrize("name", ["ClassifyHeads", "ClassifyImages", "GetModel"])

@@ -50,7 +50,7 @@ def test_make_targets_of_the_readme_exist():
 def test_the_map_names_every_file():
     files = {
         str(path.relative_to(ROOT))
-        for folder in ("classifier", "service", "training")
+        for folder in ("benchmarks", "classifier", "service", "training")
         for path in (ROOT / folder).glob("*.py")
         if path.name != "__init__.py"
     }
