@@ -6,7 +6,8 @@ side. It is compiled once for each of uint16 (float16 and bfloat16 bits), float3
 compiled code stands in this one file: numba's cache sees only changes of the file that holds the function called.
 
 Loops are short and have few arrays each, or they would not vectorise; integers in them are 32 bits wide for the same
-reason, which numba keeps only where it is told to.
+reason, which numba keeps only where it is told to. No loop that sums up writes to an array: whether it then runs by
+vectors would depend on where the arrays happen to lie, and with that the order of the sum and its last bit.
 """
 
 from collections.abc import Callable
@@ -121,25 +122,30 @@ def _read_overload(stored: Any, encoding: Any) -> Any:
 
 
 @_compiled
-def _read_row(source: Any, encoding: int, row: Any) -> Any:
-    """Reads stored values into ``row``; gives its sum, how many are negative, and its entropy in nats."""
+def _read_row(source: Any, encoding: int, row: Any) -> None:
+    """Reads stored values into ``row``."""
     if encoding == BFLOAT16:  # one loop for each encoding: a branch inside would keep it scalar
-        return _read_row_as(source, BFLOAT16, row)
-    if encoding == FLOAT16:
-        return _read_row_as(source, FLOAT16, row)
-    return _read_row_as(source, FLOAT, row)
+        for j in range(len(row)):
+            row[j] = _read(source[j], BFLOAT16)
+    elif encoding == FLOAT16:
+        for j in range(len(row)):
+            row[j] = _read(source[j], FLOAT16)
+    else:
+        for j in range(len(row)):
+            row[j] = _read(source[j], FLOAT)
 
 
-@njit(inline="always")
-def _read_row_as(source: Any, encoding: Any, row: Any) -> Any:
-    """The entropy is -sum p ln p, with ln by exponent and a polynomial (error under 2e-6), and 0 ln 0 = 0."""
+@_compiled
+def _sum_up(row: Any) -> Any:
+    """The sum of a row, how many of its values are negative, and its entropy in nats.
+
+    The entropy is -sum p ln p, with ln by exponent and a polynomial (error under 2e-6), and 0 ln 0 = 0.
+    """
     total, negative, entropy = row.dtype.type(0.0), np.int32(0), np.float32(0.0)
     for j in range(len(row)):
-        value = _read(source[j], encoding)
-        row[j] = value
-        total += value
-        negative = np.int32(negative + (value < 0))
-        p = np.float32(value)
+        total += row[j]
+        negative = np.int32(negative + (row[j] < 0))
+        p = np.float32(row[j])
         bits = _float_as_bits(p)
         power = np.float32(np.int32(bits >> np.uint32(23))) - np.float32(127.0)
         x = _bits_as_float(np.uint32((bits & np.uint32(0x7FFFFF)) | np.uint32(0x3F800000))) - np.float32(1.0)
@@ -150,6 +156,14 @@ def _read_row_as(source: Any, encoding: Any, row: Any) -> Any:
         series = series * x + np.float32(0.99990164)
         entropy += p * (x * series + power * np.float32(0.6931471805599453))
     return total, negative, -entropy
+
+
+@_compiled
+def _sum(values: Any) -> Any:
+    total = 0.0
+    for j in range(len(values)):
+        total += values[j]
+    return total
 
 
 @_compiled
@@ -186,8 +200,8 @@ def _close_band(band_max: Any, band_sum: Any, bounds: Any, cell_max: Any, cell_s
 
 
 @_compiled
-def _add_visible(rows: Any, threshold: Any, in_column: Any, in_diagonal: Any, mass: Any) -> Any:
-    """Counts the visible cells of four rows by column and by diagonal; adds their mass to the diagonals', and gives it.
+def _add_visible(rows: Any, threshold: Any, in_column: Any, in_diagonal: Any, mass: Any) -> None:
+    """Counts the visible cells of four rows by column and by diagonal, and adds their mass to the diagonals'.
 
     ``in_diagonal`` and ``mass`` start at the diagonal of the first cell of the last row. Going along a diagonal, the
     column rises by one from row to row, so that the cells of four rows add up before anything is stored.
@@ -203,18 +217,14 @@ def _add_visible(rows: Any, threshold: Any, in_column: Any, in_diagonal: Any, ma
     first = _MARGIN - _GROUP + 1
     a, b, c, d = rows[0, first:], rows[1, first + 1 :], rows[2, first + 2 :], rows[3, first + 3 :]
     none = rows.dtype.type(0.0)
-    total = none
     for j in range(len(in_column) + _GROUP - 1):
         p, q, r, s = a[j], b[j], c[j], d[j]
         in_diagonal[j] += (
             np.int32(p >= threshold) + np.int32(q >= threshold) + np.int32(r >= threshold) + np.int32(s >= threshold)
         )
-        seen = ((p if p >= threshold else none) + (q if q >= threshold else none)) + (
+        mass[j] += ((p if p >= threshold else none) + (q if q >= threshold else none)) + (
             (r if r >= threshold else none) + (s if s >= threshold else none)
         )
-        mass[j] += seen
-        total += seen
-    return total
 
 
 @_compiled
@@ -405,7 +415,7 @@ def survey(
 
     for n in range(len(values)):
         bad_rows[n] = OK
-        entropy, inside, seen, r = 0.0, 0.0, 0.0, 0
+        entropy, inside, r = 0.0, 0.0, 0
         band_max[:], band_sum[:], in_column[:], in_diagonal[:], mass[:] = 0, 0, 0, 0, 0
         if causal[n]:
             rows[:] = 0
@@ -419,7 +429,8 @@ def survey(
                     continue
                 if i + _AHEAD < length:
                     _prefetch_row(values, n, start + i + _AHEAD, start, width)
-                total, negative, spread = _read_row(values[n, start + i, start : start + width], encoding, row)
+                _read_row(values[n, start + i, start : start + width], encoding, row)
+                total, negative, spread = _sum_up(row)
                 if negative > 0 or not abs(total - 1.0) <= tolerance:  # NaN is not
                     bad_rows[n] = i
                     break
@@ -433,10 +444,11 @@ def survey(
             if bad_rows[n] != OK:
                 break
             diagonal = length - 1 - first
-            seen += _add_visible(rows, visible, in_column[:width], in_diagonal[diagonal:], mass[diagonal:])
+            _add_visible(rows, visible, in_column[:width], in_diagonal[diagonal:], mass[diagonal:])
         if bad_rows[n] != OK:
             continue
         _paint(images[n], cell_max, cell_sum, bounds, np.float32(visible))
+        seen = _sum(mass)
         elements = _stripes_and_lines(
             values[n, start : start + length, start : start + length],
             encoding,

@@ -7,6 +7,7 @@ from classifier import PATTERNS, InvalidDeclarationError, Pattern, PatternClassi
 from classifier.errors import ShapeError
 from classifier.sample import load_sample
 from tests.drawn_maps import bfloat16_bits, draw, random_maps
+from tests.equality import assert_equal
 
 
 def assert_same(one, other):
@@ -221,3 +222,14 @@ def test_noise_is_no_pattern(classifier, length):
     result = classifier.classify((noise / noise.sum(axis=1, keepdims=True)).astype(np.float32))
     assert result.uncertain or str(result.patterns) == Pattern.HETEROGENEOUS
     assert "attention of a trained model?" in result.warnings[0]
+
+
+def test_an_answer_does_not_depend_on_where_the_maps_lie(classifier):
+    """In memory, at any byte: as where they were received in the middle of a message."""
+    maps = random_maps(2, 3, 37, 37)
+    expected = classifier.classify(maps)
+    memory = np.zeros(maps.nbytes + 64, np.uint8)
+    for offset in range(64):
+        place = memory[offset : offset + maps.nbytes]
+        place[:] = np.frombuffer(maps.tobytes(), np.uint8)
+        assert_equal(classifier.classify(np.frombuffer(place.data, np.float32).reshape(maps.shape)), expected)
