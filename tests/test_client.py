@@ -296,3 +296,29 @@ def test_outputs_without_attention_say_how_to_load_the_model(client):
     other = SimpleNamespace(attentions=(random_maps(2, 3, 7, 7), random_maps(2, 3, 7, 7)))
     with pytest.raises(errors.ShapeError, match=r"\[2, 3, 7, 7\].* batch of 1"):
         client.classify_outputs(other, encoding, tokenizer)
+
+
+def test_calls_go_round_several_servers_and_past_one_that_is_gone(classifier):
+    """No balancer stands between: the client knows both addresses, as it would by a name with several."""
+    maps = random_maps(3, 12, 40, 40)
+    expected = classifier.classify(maps)
+    servers = [AttentionServer(classifier, port=0) for _ in range(2)]
+    with servers[0], Client("ipv4:" + ",".join(server.endpoint for server in servers)) as client:
+        with servers[1]:
+            for _ in range(20):
+                assert_equal(client.classify(maps), expected)
+            labels = {"method": "ClassifyHeads", "code": "OK"}
+            taken = [server.metrics.registry.get_sample_value("attention_requests_total", labels) for server in servers]
+            assert min(taken) >= 5
+        for _ in range(20):
+            assert_equal(client.classify(maps), expected)
+
+
+def test_a_server_that_comes_back_is_found_again(classifier):
+    maps = random_maps(3, 12, 40, 40)
+    first = AttentionServer(classifier, port=0)
+    with Client(first.endpoint) as client:
+        with first:
+            client.classify(maps)
+        with AttentionServer(classifier, port=int(first.endpoint.split(":")[1])):
+            assert_equal(client.classify(maps), classifier.classify(maps))
