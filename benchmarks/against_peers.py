@@ -35,7 +35,7 @@ CASES = tuple(product(BATCHES, CALLERS))
 _STARTING = 120.0  # seconds
 _SETTLED = 1.0  # seconds under load without an error, before anything is measured
 
-_WIDTH = 112  # of the table; where nothing is known of the terminal, 80 are taken and it is cut
+_WIDTH = 120  # of the table; where nothing is known of the terminal, 80 are taken and it is cut
 
 _Case = tuple[int, int]
 _Round = dict[_Case, Figures]
@@ -153,9 +153,11 @@ class Trial:
 def _table(
     others: list[Server], measured: dict[str, list[tuple[_Round, _Round]]], failures: dict[str, str], *, title: str
 ) -> Table:
-    table = Table(title=title, caption="server ms, caller ms: CPU time a request, of all processes of the server")
+    reasons = [f"{name}: {reason}" for name, reason in failures.items()]
+    note = "server ms, caller ms: CPU time a request, of all processes of the server and of the callers"
+    table = Table(title=title, caption="\n".join([note, *reasons]), caption_justify="left")
     for heading in ("server", "version"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for heading in ("batch", "callers", "requests/s", "p50 ms", "p99 ms", "server ms", "caller ms", "ours / peer"):
         table.add_column(heading, justify="right")
     for case in CASES:
@@ -171,7 +173,7 @@ def _table(
         table.add_section()
     for server in others:
         if server.title in failures:
-            table.add_row(server.title, server.version, "-", "-", failures[server.title])
+            table.add_row(server.title, server.version, "", "", "failed")
     return table
 
 

@@ -46,7 +46,7 @@ from service.errors import INTERNAL_REASON, MEANINGS, Failure, attempt, status_o
 from service.limits import Limits, Load
 from service.methods import Methods
 from service.metrics import Metrics
-from service.open_inference import NAME, SERVICE, OpenInference
+from service.open_inference import NAME, OpenInference
 from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from service.pb.inference import open_inference_pb2 as infer_pb
 from tests import fuzz_seeds as seeds
@@ -62,12 +62,21 @@ RUNS = Path("run/fuzz")
 REASONS = sorted({meaning.reason for meaning in MEANINGS.values()})
 OF_KERNEL = {"NOT_FINITE", "NEGATIVE_ATTENTION", "LOGITS", "TRANSPOSED", "ROW_SUM", "NOT_CAUSAL"}
 _HAIR = {"float64": 1e-9, "float32": 2e-5, "float16": 2e-5, "bfloat16": 2e-5}  # undecided: what sums may round to
-_DATA_TYPES = {1: "float32", 2: "float16", 3: "bfloat16", 4: "float64"}
-_KINDS = {"FP32": "float32", "FP16": "float16", "BF16": "bfloat16", "FP64": "float64"}
-_CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents", "UINT8": "uint_contents"}
+DATA_TYPES = {1: "float32", 2: "float16", 3: "bfloat16", 4: "float64"}
+KINDS = {"FP32": "float32", "FP16": "float16", "BF16": "bfloat16", "FP64": "float64"}
 
 
 # What is right ------------------------------------------------------------------------------------------------------
+
+
+class Refused(Exception):  # noqa: N818 # it is what is right
+    """A request is to be refused."""
+
+
+def must(condition):
+    """What a request has to be like."""
+    if not condition:
+        raise Refused
 
 
 @dataclass(frozen=True)
@@ -83,18 +92,17 @@ class Asked:
 
     @property
     def part(self):
+        """What is classified."""
         return self.maps[..., self.kept, :][..., self.kept]
 
     def is_attention(self):
         """Whether every map is; None within a hair of the tolerance."""
-        part = self.part
+        part, hair = self.part, _HAIR[self.data_type]
         if not np.isfinite(part).all() or (part < 0).any() or (self.causal and np.triu(part, 1).any()):
             return False
         with np.errstate(over="ignore"):
-            far = np.abs(part.sum(-1) - 1) - ROW_SUM_TOLERANCE[DataType(self.data_type)]
-        if (far > _HAIR[self.data_type]).any():
-            return False
-        return None if (far > -_HAIR[self.data_type]).any() else True
+            far = (np.abs(part.sum(-1) - 1) - ROW_SUM_TOLERANCE[DataType(self.data_type)]).max()
+        return None if abs(far) <= hair else bool(far < 0)
 
     def is_causal(self):
         """Each map, as declared or layer by layer."""
@@ -105,56 +113,52 @@ class Asked:
 
 
 def asked_of(maps, data_type, *, tokens=None, groups=(), ids=None, lengths=None, valid_length=None, mask=None, causal):
-    """What is asked; None where a declaration does not fit. Segments are ids, lengths, or either."""
+    """What is asked of maps. Segments are ids, or lengths, or, where both are the same, either."""
     length, kept = maps.shape[-1], np.arange(maps.shape[-1])
-    if mask is not None:
-        if valid_length is not None or len(mask) != length or not any(mask):
-            return None
-        kept = np.flatnonzero(mask)
-    elif valid_length is not None:
-        if not 1 <= valid_length <= length:
-            return None
-        kept = np.arange(valid_length)
-    sizes, names = (length, len(kept)), [name for name, _ in groups]
-    if tokens is not None and len(tokens) not in sizes:
-        return None
-    tokens = () if tokens is None else [tokens[k] for k in kept] if len(tokens) == length else tokens
-    special = [token for token in dict.fromkeys(tokens) if is_special(token)]
-    if len({*names, *special}) < len(names) + len(special):
-        return None
-    if any(not p or min(p) < 0 or max(p) >= length or not {*p} & {*kept.tolist()} for _, p in groups):
-        return None
-    if ids is not None and lengths is not None and ids is not lengths:
-        return None
-    fits = ids is not None and len(ids) in sizes and min(ids) >= 0
-    if not fits and lengths is not None and min(lengths, default=0) > 0 and sum(lengths) in sizes:
-        fits, ids = True, np.repeat(np.arange(len(lengths)), lengths).tolist()
-    if not fits and (ids is not None or lengths is not None):
-        return None
-    segments = None if ids is None else [ids[k] for k in kept] if len(ids) == length else ids
-    return Asked(maps, data_type, kept, segments, (*special, *names), causal)
+    must(valid_length is None or (mask is None and 1 <= valid_length <= length))
+    must(mask is None or (len(mask) == length and any(mask)))
+    if mask is not None or valid_length is not None:
+        kept = np.flatnonzero(mask) if valid_length is None else kept[:valid_length]
+    sizes = (length, len(kept))
+    must(tokens is None or len(tokens) in sizes)
+    special = [token for token in dict.fromkeys(_cropped(tokens or (), kept, length)) if is_special(token)]
+    names = [*special, *(name for name, _ in groups)]
+    must(len({*names}) == len(names))
+    must(all(p and min(p) >= 0 and max(p) < length and {*p} & {*kept.tolist()} for _, p in groups))
+    must(ids is None or lengths is None or ids is lengths)
+    are_ids = ids is not None and len(ids) in sizes and min(ids) >= 0
+    if lengths is not None and not are_ids:
+        must(min(lengths, default=0) > 0 and sum(lengths) in sizes)
+        ids, are_ids = np.repeat(np.arange(len(lengths)), lengths).tolist(), True
+    must(ids is None or are_ids)
+    segments = None if ids is None else _cropped(ids, kept, length)
+    return Asked(maps, data_type, kept, segments, tuple(names), causal)
+
+
+def _cropped(values, kept, length):
+    """The values of the kept tokens, of all tokens or of these alone."""
+    return [values[k] for k in kept] if len(values) == length else values
 
 
 def asked_of_heads(request):
-    """What a ``ClassifyHeadsRequest`` asks, and the layers and heads selected; None where it is to be refused."""
+    """What a ``ClassifyHeadsRequest`` asks, and the layers and heads that are selected."""
     tensor, shape = request.attention, list(request.attention.shape)
-    maps = _tensor(shape, _DATA_TYPES.get(tensor.data_type), tensor.data)
-    if maps is None or request.causality not in (0, 1, 2) or len(request.request_id) > 256:
-        return None
-    firsts = [request.first_layer, request.first_head][4 - len(shape) :]
-    wanted = [list(request.layers), list(request.heads)]
-    if any(wanted[: 4 - len(shape)]):
-        return None
-    axes = [range(first, first + size) for first, size in zip(firsts, shape[:-2], strict=True)]
-    picks = [pick or list(axis) for pick, axis in zip(wanted[4 - len(shape) :], axes, strict=True)]
-    for pick, axis in zip(picks, axes, strict=True):
-        if len({*pick}) < len(pick) or not {*pick} <= {*axis} or axis[-1] >= 2**32:
-            return None
+    must(tensor.data_type in DATA_TYPES and len(shape) in (2, 3, 4))
+    data_type, lone = DATA_TYPES[tensor.data_type], 4 - len(shape)
+    stored = np.dtype(seeds.FLOATS[data_type])
+    must(shape[-1] == shape[-2] and len(tensor.data) == math.prod(shape) * stored.itemsize > 0)
+    must(request.causality in (0, 1, 2) and len(request.request_id) <= 256)
+    wanted, firsts = [list(request.layers), list(request.heads)], [request.first_layer, request.first_head]
+    must(not any(wanted[:lone]))
+    axes = [range(first, first + size) for first, size in zip(firsts[lone:], shape[:-2], strict=True)]
+    picks = [pick or list(axis) for pick, axis in zip(wanted[lone:], axes, strict=True)]
+    maps = _as_float(np.frombuffer(tensor.data, stored).reshape(shape), data_type)
     for number, (pick, axis) in enumerate(zip(picks, axes, strict=True)):
+        must(len({*pick}) == len(pick) and {*pick} <= {*axis} and axis[-1] < 2**32)
         maps = maps.take([index - axis[0] for index in pick], axis=number)
     asked = asked_of(
         maps,
-        _DATA_TYPES[tensor.data_type],
+        data_type,
         tokens=list(request.tokens) or None,
         groups=[(group.name, list(group.positions)) for group in request.token_groups],
         ids=list(request.segment_ids) or None,
@@ -163,106 +167,7 @@ def asked_of_heads(request):
         mask=list(request.mask) or None,
         causal={1: True, 2: False}.get(request.causality),
     )
-    return asked and (asked, picks)
-
-
-def asked_of_infer(request):
-    """What a ``ModelInferRequest`` asks of the maps' model, or how many images; None where it is to be refused."""
-    inputs, raw = {one.name: one for one in request.inputs}, request.raw_input_contents
-    names = ["images"] if request.model_name == seeds.NET else ["attention", "tokens", "segments", "mask"]
-    if request.model_name not in (NAME, seeds.NET) or request.model_version not in ("", seeds.VERSION):
-        return None
-    if len(request.id) > 256 or len(inputs) < len(request.inputs) or not {names[0]} <= {*inputs} <= {*names}:
-        return None
-    if raw and (len(raw) != len(inputs) or any(one.contents.ByteSize() for one in request.inputs)):
-        return None
-    values = {name: _values(one, raw[k] if raw else None) for k, (name, one) in enumerate(inputs.items())}
-    if any(one is None for one in values.values()) or any(inputs[n].datatype not in _TYPES[n] for n in inputs):
-        return None
-    if "images" in values:
-        fits = values["images"].shape[1:] == (3, seeds.SIZE, seeds.SIZE)
-        return len(values["images"]) if fits and _wanted(request, ["probabilities"]) else None
-    stored, data_type = values["attention"], _KINDS[inputs["attention"].datatype]
-    if stored.ndim not in (2, 3, 4) or stored.shape[-1] != stored.shape[-2]:
-        return None
-    if any(values[name].ndim != 1 for name in names[1:] if name in values):
-        return None
-    try:
-        tokens = [token.decode() for token in values["tokens"].tolist()] if "tokens" in values else None
-    except UnicodeDecodeError:
-        return None
-    mask, segments = (values[name].tolist() if name in values else None for name in ("mask", "segments"))
-    if mask is not None and not {*mask} <= {0, 1}:
-        return None
-    asked = asked_of(_as_float(stored, data_type), data_type, tokens=tokens, ids=segments, mask=mask, causal=None)
-    if asked is None or not _wanted(request, _outputs_of(asked)):
-        return None
-    return asked
-
-
-_TYPES = {
-    **{"attention": tuple(_KINDS), "tokens": ("BYTES",), "segments": ("INT32", "INT64"), "mask": ("BOOL",)},
-    "images": ("UINT8",),
-}
-_RATIOS = ("share", "max_token_share", "baseline", "share_from_outside", "share_from_inside")
-_MASSES = ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "segment_mass")
-_ALWAYS = ("pattern", "probabilities", "margin", "uncertain", "overruled", "causal", *_MASSES[:-1], "row_entropy")
-_STORED = {
-    **{"FP32": "<f4", "FP64": "<f8", "FP16": "<f2", "BF16": "<u2", "UINT8": "u1", "BOOL": "u1"},
-    **{"INT32": "<i4", "INT64": "<i8"},
-}
-
-
-def _outputs_of(asked):
-    ratios = [f"attention_to.{group}.{ratio}" for group in asked.groups for ratio in _RATIOS]
-    return [*_ALWAYS, "stripes", "line_offset", *ratios, *(["segment_mass"] if asked.segments is not None else [])]
-
-
-def _wanted(request, there):
-    names = [one.name for one in request.outputs]
-    return len({*names}) == len(names) and {*names} <= {*there}
-
-
-def _values(one, raw):
-    """The values of an input of the protocol; None where they do not fit their shape."""
-    shape, datatype = list(one.shape), one.datatype
-    if min(shape, default=1) < 1 or len(shape) > 64 or datatype not in (*_STORED, "BYTES"):
-        return None
-    if raw is None:
-        names = {"BOOL": "bool_contents", "INT32": "int_contents", "INT64": "int64_contents"} | _CONTENTS
-        flat = list(getattr(one.contents, names[datatype])) if datatype in names else None
-        if flat is None or (datatype == "UINT8" and max(flat, default=0) > 255):
-            return None
-    elif datatype == "BYTES":
-        flat = _texts(raw)
-    elif len(raw) % np.dtype(_STORED[datatype]).itemsize:
-        return None
-    else:
-        flat = np.frombuffer(raw, _STORED[datatype])
-    if flat is None or len(flat) != math.prod(shape):
-        return None
-    return np.array(flat, object if datatype == "BYTES" else _STORED[datatype]).reshape(shape)
-
-
-def _texts(raw):
-    texts = []
-    while raw:
-        size = int.from_bytes(raw[:4], "little")
-        if len(raw) < 4 + size:
-            return None
-        texts.append(raw[4 : 4 + size])
-        raw = raw[4 + size :]
-    return texts
-
-
-def _tensor(shape, data_type, data):
-    """A tensor of square maps in float64; None where it is none."""
-    if data_type is None or len(shape) not in (2, 3, 4) or shape[-1] != shape[-2] or 0 in shape:
-        return None
-    stored = np.dtype(seeds.FLOATS[data_type])
-    if math.prod(shape) * stored.itemsize != len(data):
-        return None
-    return _as_float(np.frombuffer(data, stored).reshape(shape), data_type)
+    return asked, picks
 
 
 def _as_float(values, data_type):
@@ -270,43 +175,128 @@ def _as_float(values, data_type):
         return decode(values, DataType(data_type))
 
 
+def asked_of_infer(request):
+    """What a ``ModelInferRequest`` asks of the model of maps; None where it asks the net."""
+    inputs, raw = {one.name: one for one in request.inputs}, request.raw_input_contents
+    must(request.model_name in _INPUTS and request.model_version in ("", seeds.VERSION) and len(request.id) <= 256)
+    types = _INPUTS[request.model_name]
+    must(len(inputs) == len(request.inputs) and {*types} >= {*inputs} >= {next(iter(types))})
+    must(all(one.datatype in types[name] for name, one in inputs.items()))
+    must(not raw or (len(raw) == len(inputs) and not any(one.contents.ByteSize() for one in request.inputs)))
+    values = {name: _values(one, raw[k] if raw else None) for k, (name, one) in enumerate(inputs.items())}
+    wanted = [one.name for one in request.outputs]
+    must(len({*wanted}) == len(wanted))
+    if "images" in values:
+        must(values["images"].shape[1:] == (3, seeds.SIZE, seeds.SIZE) and {*wanted} <= {"probabilities"})
+        return None
+    stored, data_type = values["attention"], KINDS[inputs["attention"].datatype]
+    must(stored.ndim in (2, 3, 4) and stored.shape[-1] == stored.shape[-2])
+    declared = {name: array.tolist() for name, array in values.items() if name != "attention"}
+    must(all(values[name].ndim == 1 for name in declared) and {*declared.get("mask", ())} <= {0, 1})
+    asked = asked_of(
+        _as_float(stored, data_type),
+        data_type,
+        tokens=[_text(token) for token in declared["tokens"]] if "tokens" in declared else None,
+        ids=declared.get("segments"),
+        mask=declared.get("mask"),
+        causal=None,
+    )
+    must({*wanted} <= {*outputs_there(asked)})
+    return asked
+
+
+_INPUTS = {
+    NAME: {
+        **{"attention": tuple(KINDS), "tokens": ("BYTES",), "segments": ("INT32", "INT64"), "mask": ("BOOL",)},
+    },
+    seeds.NET: {"images": ("UINT8",)},
+}
+_STORED = {
+    **{"FP32": "<f4", "FP64": "<f8", "FP16": "<f2", "BF16": "<u2", "UINT8": "u1", "BOOL": "u1"},
+    **{"INT32": "<i4", "INT64": "<i8", "BYTES": "O"},
+}
+_RATIOS = ("share", "max_token_share", "baseline", "share_from_outside", "share_from_inside")
+_MASSES = ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "segment_mass")
+
+
+def outputs_there(asked):
+    """The names of the outputs that the model of maps has."""
+    always = ("pattern", "probabilities", "margin", "uncertain", "overruled", "causal", "row_entropy", *_MASSES[:-1])
+    ratios = [f"attention_to.{group}.{ratio}" for group in asked.groups for ratio in _RATIOS]
+    return [*always, "stripes", "line_offset", *ratios, *_MASSES[-1:] * (asked.segments is not None)]
+
+
+def _values(one, raw):
+    """The values of an input of the protocol."""
+    shape, datatype = list(one.shape), one.datatype
+    must(min(shape, default=1) > 0 and len(shape) <= 64 and (raw is not None or datatype in seeds.CONTENTS))
+    if raw is None:
+        flat = list(getattr(one.contents, seeds.CONTENTS[datatype]))
+        must(datatype != "UINT8" or max(flat, default=0) < 256)
+    elif datatype == "BYTES":
+        flat = _texts(raw)
+    else:
+        must(len(raw) % np.dtype(_STORED[datatype]).itemsize == 0)
+        flat = np.frombuffer(raw, _STORED[datatype])
+    must(len(flat) == math.prod(shape))
+    return np.array(flat, _STORED[datatype]).reshape(shape)
+
+
+def _texts(raw):
+    texts = []
+    while raw:
+        size = 4 + int.from_bytes(raw[:4], "little")
+        must(len(raw) >= size)
+        texts.append(raw[4:size])
+        raw = raw[size:]
+    return texts
+
+
+def _text(token):
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        raise Refused from None
+
+
 def asked_of_arguments(attention, data_type, declared):
-    """What the arguments of ``classify`` ask; None where they are to be refused."""
-    given = dict(declared)
-    if not isinstance(attention, np.ndarray):
-        if not isinstance(attention, list) or attention is seeds.RAGGED:
-            return None
-        attention = np.asarray(attention)
-    own = "bfloat16" if attention.dtype == np.uint16 and data_type == "bfloat16" else attention.dtype.name
-    if own not in _DATA_TYPES.values() or not attention.dtype.isnative or data_type not in (None, own):
-        return None
-    if attention.ndim not in (2, 3, 4) or attention.shape[-1] != attention.shape[-2] or attention.size == 0:
-        return None
-    tokens, segments, mask = given.get("tokens"), given.get("segments"), given.get("mask")
-    if tokens is not None and not (isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)):
-        return None
-    groups = list(given.get("token_groups", {}).items())
-    if any(not _all_whole(positions) for _, positions in groups) or isinstance(given.get("valid_length"), bool):
-        return None
-    if segments is not None and not (_all_whole(segments) and segments and max(segments) < 2**63):
-        return None
-    if mask is not None and not all(type(flag) in (int, np.int64) and flag in (0, 1) for flag in mask):
-        return None
+    """What arguments of ``classify`` ask."""
+    tokens, segments, mask, valid_length = (declared.get(n) for n in ("tokens", "segments", "mask", "valid_length"))
+    groups = list(declared.get("token_groups", {}).items())
+    must(isinstance(attention, (np.ndarray, list)) and attention is not seeds.RAGGED)
+    array = np.asarray(attention)
+    own = "bfloat16" if array.dtype == np.uint16 and data_type == "bfloat16" else array.dtype.name
+    must(own in seeds.FLOATS and array.dtype.isnative and data_type in (None, own))
+    must(array.ndim in (2, 3, 4) and array.shape[-1] == array.shape[-2] and array.size > 0)
+    must(tokens is None or (isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)))
+    must(all(_are_whole(positions) for _, positions in groups) and not isinstance(valid_length, bool))
+    must(segments is None or (segments and _are_whole(segments) and max(segments) < 2**63))
+    must(mask is None or all(type(flag) in (int, np.int64) and flag in (0, 1) for flag in mask))
     return asked_of(
-        _as_float(attention, own),
+        _as_float(array, own),
         own,
         tokens=tokens,
         groups=groups,
         ids=segments,
         lengths=segments,
-        valid_length=given.get("valid_length"),
+        valid_length=valid_length,
         mask=mask,
-        causal=given.get("causal"),
+        causal=declared.get("causal"),
     )
 
 
-def _all_whole(values):
+def _are_whole(values):
     return all(type(value) is int for value in values)
+
+
+def expected_of(read, *asked):
+    """What ``read`` finds to be asked, None where it refuses; and whether it is to be answered, None: undecided."""
+    try:
+        found = read(*asked)
+    except Refused:
+        return None, False
+    first = found[0] if isinstance(found, tuple) else found
+    return found, first.is_attention() if first else True
 
 
 def complaints(outputs, asked):
@@ -393,7 +383,7 @@ class _Unforeseen(logging.Handler):
         while trace.tb_next:
             trace = trace.tb_next
         code = trace.tb_frame.f_code
-        self.last = f"{type(error).__name__} in {Path(code.co_filename).name}:{code.co_name}: {str(error):.200}"
+        self.last = f"{type(error).__name__} in {Path(code.co_filename).name}:{code.co_name}: {error!s:.200}"
 
 
 class Bench:
@@ -470,14 +460,11 @@ def _heads(bench, data):
 
 
 def _judge_heads(request, answer):
-    found = asked_of_heads(request) if request is not None else None
-    expected = found[0].is_attention() if found else False
+    found, expected = expected_of(asked_of_heads, request) if request else (None, False)
     if isinstance(answer, Outcome):
         return _judged(answer, expected)
-    wrong = ""
-    if expected is not False:
-        wrong = _wrong_heads(pb.ClassifyHeadsResponse.FromString(answer), request, *found)
-    return _judged(Outcome(""), expected, wrong)
+    response = pb.ClassifyHeadsResponse.FromString(answer)
+    return _judged(Outcome(""), expected, _wrong_heads(response, request, *found) if found else "")
 
 
 def _wrong_heads(response, request, asked, picks):
@@ -520,20 +507,16 @@ def _images(bench, data):
 
 def _infer(bench, data):
     request, answer = _read(infer_pb.ModelInferRequest, data), bench.asked("ModelInfer", data)
-    found = asked_of_infer(request) if request is not None else None
-    expected = found.is_attention() if isinstance(found, Asked) else found is not None
+    asked, expected = expected_of(asked_of_infer, request) if request else (None, False)
     if isinstance(answer, Outcome):
         return _judged(answer, expected)
     said = infer_pb.ModelInferResponse.FromString(answer)
-    outputs = {one.name: _output(one, raw) for one, raw in zip(said.outputs, said.raw_output_contents, strict=True)}
-    wrong = ""
-    if isinstance(found, Asked):
-        wrong = "; ".join(complaints(outputs, found))
-        wanted = [one.name for one in request.outputs] or outputs
-        if list(outputs) != list(wanted) or not {*wanted} <= {*_outputs_of(found)}:
-            wrong += " other outputs than were asked for"
-    elif found is not None:
-        wrong = "; ".join(_unlikely(outputs["probabilities"]))
+    pairs = zip(said.outputs, said.raw_output_contents, strict=True)
+    outputs = {one.name: _output(one, raw) for one, raw in pairs}
+    wrong = "; ".join(complaints(outputs, asked) if asked else _unlikely(outputs["probabilities"]))
+    there = outputs_there(asked) if asked else ["probabilities"]
+    if request and {*outputs} != {*([one.name for one in request.outputs] or there)}:
+        wrong += " other outputs than were asked for"
     return _judged(Outcome(""), expected, wrong)
 
 
@@ -570,13 +553,12 @@ def judge_library(bench, draw):
     """Draws arguments of ``PatternClassifier.classify`` and judges what came of them."""
     one = seeds.drawn(draw)
     attention, given = seeds.library_arguments(draw, one)
-    asked = asked_of_arguments(attention, given.get("data_type"), one.declared)
+    asked = expected_of(asked_of_arguments, attention, given.get("data_type"), one.declared)
     answer = bench.attempted(lambda: bench.classifier.classify(attention, **given, **one.declared))
-    return _judge_library(asked, answer)
+    return _judge_library(*asked, answer)
 
 
-def _judge_library(asked, answer):
-    expected = asked.is_attention() if asked else False
+def _judge_library(asked, expected, answer):
     if isinstance(answer, Outcome):
         return _judged(answer, expected)
     return _judged(Outcome(""), expected, "; ".join(complaints(outputs_of(answer), asked)) if asked else "")
@@ -591,13 +573,14 @@ def judge_read(bench, draw):
     one, offset = seeds.drawn(draw), draw.pick(0, 15)
     buffer = bytes(offset) + one.values.tobytes()
     values = np.frombuffer(buffer, one.values.dtype, offset=offset).reshape(one.values.shape)
-    asked = asked_of_arguments(one.values, one.data_type, one.declared)
+    asked = expected_of(asked_of_arguments, one.values, one.data_type, one.declared)
+    firsts = {"first_layer": draw.pick(0, 3), "first_head": draw.pick(0, 3)}
 
     def classify():
-        maps = read_attention(values, one.data_type, first_layer=draw.pick(0, 3), first_head=draw.pick(0, 3))
+        maps = read_attention(values, one.data_type, **firsts)
         return bench.classifier.classify_read(maps, read_declaration(maps.length, **one.declared))
 
-    return _judge_library(asked, bench.attempted(classify))
+    return _judge_library(*asked, bench.attempted(classify))
 
 
 @dataclass(frozen=True)
@@ -745,13 +728,13 @@ def watch(name, folder, inputs, seed, end, code=_CHILD):
             process = subprocess.Popen(
                 [sys.executable, "-c", code, *arguments], stdout=log, stderr=log, env=os.environ | {"TMPDIR": scratch}
             )
-            what = _wait(process, tally, end)
-        if what == "hangs":
-            tally.found("hangs", f"stuck for {STUCK:g} s", tally.under_way)
-        elif what == "crashes":
-            first = "" if tally["inputs"] > before else ", before its first input"
-            tally.found("crashes", f"the process died, exit code {process.returncode}{first}", tally.under_way)
-        deaths += what != ""
+            bad = _wait(process, tally, end)
+        if bad:
+            told = f"stuck for {STUCK:g} s" if bad == "hangs" else f"the process died, exit code {process.returncode}"
+            tally.found(bad, told, tally.under_way)
+            deaths += 1
+        if tally["inputs"] == before:  # another would not come further
+            break
     return tally
 
 

@@ -22,9 +22,11 @@ NET, VERSION, SIZE = MODEL.name, MODEL.version, MODEL.image_size
 IMAGE = 3 * SIZE * SIZE  # bytes
 FLOATS = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "float64": "<f8"}
 NUMBERS = (0, 1, 2, 3, 5, 9, 47, 48, 49, 64, 2**27, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1, -1, -9)
-SPECIAL = (np.nan, np.inf, -np.inf, -0.0, 1.0, 2.0, -0.5, 65504.0, 3e38, 1e308, -1e308, 1e-310, -1e-310) + tuple(
-    sign * smallest for smallest in (5e-324, 1.4e-45, 9.2e-41, 6e-8) for sign in (1, -1)
-)  # the smallest denormals of each type, among others
+SMALLEST = {"float64": 5e-324, "float32": 1.4e-45, "bfloat16": 9.2e-41, "float16": 6e-8}  # numbers over 0
+SPECIAL = (
+    *(np.nan, np.inf, -np.inf, -0.0, 1.0, 2.0, -0.5, 65504.0, 3e38, 1e308, -1e308, 1e-310, -1e-310),
+    *(sign * smallest for smallest in SMALLEST.values() for sign in (1, -1)),
+)
 WORDS = ("a", "[CLS]", "[SEP]", "[PAD]", "<|x|>", "<extra_id_7>", "", "é", "\0", "a" * 300, "margin", "attention_to.")
 RAGGED = [[0], [0, 0]]
 MOST = 1 << 17  # bytes of a message
@@ -218,15 +220,15 @@ def heads_request(draw):
         causality={None: 0, True: 1, False: 2}[declared.get("causal")],
     )
     segments = _whole(declared.get("segments", []))
-    (request.segment_lengths if sum(segments) in (shape[-1], 2**27, 2**32 - 1) else request.segment_ids).extend(
-        segments
-    )
+    are_lengths = sum(segments) in (shape[-1], 2**27, 2**32 - 1)
+    (request.segment_lengths if are_lengths else request.segment_ids).extend(segments)
     if draw.once_in(4):
         request.first_layer, request.first_head = draw.one([0, 6, 2**32 - 2]), draw.one([0, 3, 2**32 - 1])
     for name, size in (("layers", shape[:-3]), ("heads", shape[:-2][-1:])):
         if size and draw.once_in(6):
             first = getattr(request, f"first_{name[:-1]}")
-            getattr(request, name).extend((first + draw.pick(0, size[0])) % 2**32 for _ in range(draw.pick(1, 2)))
+            chosen = [size[0] - 1, 0][: draw.pick(1, size[0])] if not draw.once_in(6) else [size[0], 0, 0]
+            getattr(request, name).extend((first + place) % 2**32 for place in chosen)
     if draw.once_in(16):
         request.token_groups.add(name=draw.one(WORDS), positions=[draw.pick(0, shape[-1])])
     if draw.once_in(16):
@@ -280,24 +282,24 @@ def infer_request(draw):
             tensors.append(("segments", wide[0], None, np.array(_whole(one.declared["segments"])).astype(wide[1])))
         if "mask" in one.declared:
             tensors.append(("mask", "BOOL", None, np.array([bool(flag) for flag in one.declared["mask"]], "u1")))
-    typed = draw.once_in(3)
+    typed = draw.once_in(3) and tensors[0][1] in CONTENTS
     for name, datatype, shape, values in draw.one([tensors, tensors[::-1]]):
         tensor = request.inputs.add(name=name, datatype=datatype, shape=shape or [len(values)])
         if draw.once_in(24):
             del tensor.shape[:]
             tensor.shape.extend(size % 2**63 for size in draw.one(wrong_shapes(shape or [3, 3], draw.pick(0, 70))))
-        if typed and datatype not in ("FP16", "BF16"):
-            getattr(tensor.contents, _CONTENTS[datatype]).extend(_flat(values))
+        if typed:
+            getattr(tensor.contents, CONTENTS[datatype]).extend(_flat(values))
         else:
             request.raw_input_contents.append(_raw(values))
-    if draw.once_in(4):
-        names = ("margin", "pattern", "probabilities", "stripes", "segment_mass", "attention_to.[CLS].share", "")
-        for _ in range(draw.pick(1, 2)):
-            request.outputs.add(name=draw.one(names))
+    if draw.once_in(6):
+        names = ["probabilities", "margin", "pattern", "stripes", "segment_mass", "attention_to.[CLS].share", ""]
+        for name in names[: draw.pick(1, 3) if draw.once_in(2) else draw.pick(4, 7)]:
+            request.outputs.add(name=name)
     return request
 
 
-_CONTENTS = {
+CONTENTS = {
     **{"BOOL": "bool_contents", "INT32": "int_contents", "INT64": "int64_contents", "UINT8": "uint_contents"},
     **{"FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents"},
 }
@@ -335,7 +337,9 @@ def _whole(values):
 
 def tampered(draw, message):
     """Changes a field of a message, or of a message in it."""
-    field = draw.one(message.DESCRIPTOR.fields)
+    fields = message.DESCRIPTOR.fields
+    held = [field for field, _ in message.ListFields() if field.cpp_type == Field.CPPTYPE_MESSAGE]
+    field = draw.one([*fields, *held * 4])
     values = getattr(message, field.name)
     if field.message_type and field.message_type.GetOptions().map_entry:
         return
@@ -396,15 +400,10 @@ def _bytes(draw, old):
 
 # As no generated code writes it: empty fields, invalid UTF-8, groups, numbers longer than they need be or cut.
 _SCRAPS = (
-    *(b"\x12\x02\x1a\x00", b"\x1a\x00", b"\x3a\x00", b"\x22\x00", b"\x0a\x01\xff", b"\x1a\x02\xc0\x80", b"\x0b\x0c"),
-    *(b"\x0b", b"\x0c", b"\xff" * 10, b"\x80", b"\x92\x80\x00\x00", b"\x92\x80\x80\x80\x80\x00\x00", b"\x7a\x01x"),
-    *(
-        b"\x12\x85\x80\x80\x80\x80\x80\x80\x80\x80\x02\x1a\x03abc",
-        b"\x00\x00",
-        b"\x02\x00",
-        b"\x38\x80\x80\x80\x80\x10",
-    ),
-    *(b"\x12\xff\xff\xff\xff\x0f", b"\x0d\x00\x00\x00\x00", b"\x09" + bytes(8), b"\x0e", b"\x42\x03\x01\x00\x01"),
+    *(b"\x12\x02\x1a\x00", b"\x1a\x00", b"\x3a\x00", b"\x22\x00", b"\x0a\x01\xff", b"\x1a\x02\xc0\x80"),
+    *(b"\x0b\x0c", b"\x0b", b"\x0c", b"\x0e", b"\x00\x00", b"\x02\x00", b"\x80", b"\xff" * 10, b"\x7a\x01x"),
+    *(b"\x92\x80\x00\x00", b"\x92\x80\x80\x80\x80\x00\x00", b"\x38\x80\x80\x80\x80\x10", b"\x09" + bytes(8)),
+    *(b"\x12\x85" + b"\x80" * 8 + b"\x02\x1a\x03abc", b"\x12\xff\xff\xff\xff\x0f", b"\x0d" + bytes(4)),
 )
 
 
@@ -431,9 +430,9 @@ class Messages:
         draw = Draw(Random(number).randint)
         way = draw.pick(0, 9)
         if way < 8:
-            old = self._read(data) if way > 5 else None
+            old = self._read(data) if way == 7 else None
             message = old or self.whole(draw)
-            for _ in range(draw.pick(1, 3) if way > 4 and self.kind.DESCRIPTOR.fields else 0):
+            for _ in range(draw.pick(1, 3) if way > 5 and self.kind.DESCRIPTOR.fields else 0):
                 tampered(draw, message)
             data = message.SerializeToString()
         if way in (4, 8) and draw.once_in(4):

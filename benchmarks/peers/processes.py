@@ -1,0 +1,79 @@
+"""Processes of servers: found by a mark in their environment, so that all are counted and none is left."""
+
+import os
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_MARK = "BENCHMARK_SERVER"
+_TICKS = os.sysconf("SC_CLK_TCK")
+_GRACE = 10.0  # seconds to end on SIGTERM, and again on SIGKILL
+
+
+class LeftRunningError(RuntimeError):
+    """A process of a server could not be ended."""
+
+
+class Marked:
+    """The processes that were started within ``marked``, with their children and whoever these started."""
+
+    def __init__(self, mark: str) -> None:
+        """Those with ``mark`` in their environment."""
+        self._entry = f"{_MARK}={mark}".encode()
+
+    def pids(self) -> list[int]:
+        """Those alive."""
+        return [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit() and self._is_of(folder)]
+
+    def _is_of(self, folder: Path) -> bool:
+        try:
+            return self._entry in (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # ended meanwhile, or somebody else's
+            return False
+
+    def cpu(self) -> float:
+        """CPU seconds that they used."""
+        return sum(map(_cpu, self.pids()))
+
+    def end(self) -> None:
+        """Ends them all.
+
+        Raises:
+            LeftRunningError: some did not end.
+        """
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            until = time.monotonic() + _GRACE
+            for pid in self.pids():
+                try:
+                    os.kill(pid, number)
+                except ProcessLookupError:
+                    continue
+            while time.monotonic() < until:
+                if not self.pids():
+                    return
+                time.sleep(0.1)
+        raise LeftRunningError(f"processes {self.pids()} did not end")
+
+
+def _cpu(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+@contextmanager
+def marked() -> Iterator[Marked]:
+    """Processes started within are marked, and ended at the end."""
+    mark = secrets.token_hex(8)
+    processes = Marked(mark)
+    os.environ[_MARK] = mark
+    try:
+        yield processes
+    finally:
+        os.environ.pop(_MARK, None)
+        processes.end()
