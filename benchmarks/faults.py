@@ -525,7 +525,7 @@ def bundles(requests: _Requests = 2000, workers: _Workers = 1, seed: _Seed = Non
 def vanished() -> None:
     """Has clients vanish without a word, some before and some within a call; two minutes."""
     server = Server("--max-seconds=600", "--max-idle-seconds=600")
-    begun = PREFACE + frame(4, 0, 0)
+    begun = PREFACE + frame(4, 0, 0) + frame(4, 1, 0)  # settings, and that the server's are known
     with Client(server.endpoint) as client, ExitStack() as stack:
         client.classify(TENSORS[0])
         before = Figures.of(server.process.pid)

@@ -704,7 +704,7 @@ def child(name, folder, inputs, seed):
     with TemporaryDirectory() as corpus:  # left behind, for ``watch`` to remove
         for number in range(SEEDS):
             (Path(corpus) / str(number)).write_bytes(target.seed(number))
-        options = {"seed": seed, "max_len": target.longest, "timeout": 0, "rss_limit_mb": 0, "verbosity": 0}
+        options = {"seed": seed, "max_len": target.longest, "timeout": 3600, "rss_limit_mb": 0, "verbosity": 0}
         arguments = [f"-{option}={value}" for option, value in options.items()]
         custom = {"custom_mutator": mutator} if target.messages else {}
         atheris.Setup([name, *arguments, "-exact_artifact_path=/dev/null", corpus], one, **custom)
