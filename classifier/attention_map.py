@@ -8,9 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from classifier.errors import DataTypeError, PaddingError, SegmentsError, ShapeError, TokenGroupsError, TokensError
+from classifier.errors import (
+    DataTypeError,
+    InvalidDeclarationError,
+    PaddingError,
+    SegmentsError,
+    ShapeError,
+    TokenGroupsError,
+    TokensError,
+)
 from classifier.special_tokens import PADDING_TOKENS, special_token_positions
 
+MOST_AXES = 64  # that numpy knows
 SHORTEST_LABELLED = 8  # tokens; the annotation guide labels no shorter map
 
 
@@ -211,11 +220,18 @@ def read_declaration(
     )
 
 
+def _flat(values: ArrayLike, what: str, error: type[InvalidDeclarationError]) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError as told:  # rows of several lengths
+        raise error(f"{what} cannot be read as an array: {told}") from told
+
+
 def _kept(length: int, valid_length: int | None, mask: ArrayLike | None) -> NDArray[np.int64]:
     if valid_length is not None and mask is not None:
         raise PaddingError("valid_length and mask are both declared, expected one of them")
     if mask is not None:
-        flags = np.asarray(mask)
+        flags = _flat(mask, "mask", PaddingError)
         if flags.shape != (length,) or not np.isin(flags, (0, 1)).all() or not flags.any():
             raise PaddingError(f"mask has shape {list(flags.shape)}, expected {length} values 0 or 1, at least one 1")
         return np.flatnonzero(flags).astype(np.int64)
@@ -251,7 +267,7 @@ def _groups(
     for name, positions in (declared or {}).items():
         if name in taken:
             raise TokenGroupsError(f"token group {name!r} has the name of a special token of this input")
-        wanted = np.asarray(list(positions))
+        wanted = _flat(list(positions), f"token group {name!r}", TokenGroupsError)
         if (
             wanted.size == 0
             or not np.issubdtype(wanted.dtype, np.integer)
@@ -271,17 +287,17 @@ def _groups(
 def _segments(length: int, kept: NDArray[np.int64], segments: ArrayLike | None) -> NDArray[np.int64] | None:
     if segments is None:
         return None
-    given = np.asarray(segments)
+    given = _flat(segments, "segments", SegmentsError)
     if given.ndim != 1 or given.size == 0 or not np.issubdtype(given.dtype, np.integer) or given.min() < 0:
         raise SegmentsError(f"segments is {given.tolist()!r:.80}, expected lengths or ids: integers from 0 up")
     if len(given) == length:
         return np.asarray(given[kept], np.int64)
     if len(given) == len(kept):
         return given.astype(np.int64)
-    if (given > 0).all() and given.sum() in (length, len(kept)):
+    if (given > 0).all() and (given <= length).all() and given.sum() in (length, len(kept)):
         ids = np.repeat(np.arange(len(given)), given)
         return np.asarray(ids[kept] if len(ids) == length else ids, np.int64)
     raise SegmentsError(
-        f"segments is {given.tolist()!r:.80} (sum {given.sum()}), expected lengths that sum to {len(kept)} or one id "
-        f"for each of {len(kept)} tokens"
+        f"segments is {given.tolist()!r:.80} (sum {sum(given.tolist())}), expected lengths that sum to {len(kept)} or "
+        f"one id for each of {len(kept)} tokens"
     )

@@ -103,6 +103,22 @@ def _prefetch_row(values: Any, n: int, row: int, start: int, width: int) -> None
         _prefetch(values, n, row, j)
 
 
+def _stands(stored: Any) -> bool:
+    """Whether a stored value is not zero."""
+    raise TypeError("compiled code only")
+
+
+@overload(_stands, inline="always")
+def _stands_overload(stored: Any) -> Any:
+    def bits_stand(stored: Any) -> Any:
+        return stored & np.uint16(0x7FFF) != 0  # -0.0 is zero
+
+    def float_stands(stored: Any) -> Any:
+        return stored != 0
+
+    return bits_stand if stored == types.uint16 else float_stands
+
+
 def _read(stored: Any, encoding: int) -> float:
     """One stored value as floating point."""
     raise TypeError("compiled code only")
@@ -346,7 +362,7 @@ def nothing_above(address: int, stored: Any, side: int, start: int, length: int,
         for i in range(start, start + length - 1):
             found = 0
             for j in range(i + 1, start + length):
-                found += values[n, i, j] != 0
+                found += _stands(values[n, i, j])
             if found > 0:
                 empty[n] = False
                 break

@@ -178,6 +178,7 @@ def _kept_matrix(maps: AttentionMaps, declaration: Declaration, index: int) -> N
     return decode(maps.values[index], maps.data_type)[np.ix_(declaration.kept, declaration.kept)]
 
 
+@np.errstate(all="ignore")  # what is wrong is told once, by the error
 def _not_causal(maps: AttentionMaps, declaration: Declaration, index: int) -> NotCausalError:
     matrix, kept = _kept_matrix(maps, declaration, index), declaration.kept
     row, column = (int(i[0]) for i in np.nonzero(np.triu(matrix, 1)))
@@ -185,6 +186,7 @@ def _not_causal(maps: AttentionMaps, declaration: Declaration, index: int) -> No
     return NotCausalError(f"{maps.where(index)}: {bad}, expected 0 above the diagonal of a causal map")
 
 
+@np.errstate(all="ignore")
 def _complaint(maps: AttentionMaps, declaration: Declaration, index: int, row: int) -> InvalidAttentionError:
     """The error that says what is wrong with a map which the kernel refused at ``row``."""
     matrix, kept = _kept_matrix(maps, declaration, index), declaration.kept
@@ -196,9 +198,10 @@ def _complaint(maps: AttentionMaps, declaration: Declaration, index: int, row: i
         return NotFiniteError(f"{where}: {place}, column {kept[column]} is {value}, expected a finite weight")
     total = float(matrix[row].sum())
     wrong_sum = f"{where}: {place} sums to {total:.4g}, expected 1 +- {tolerance:g}"
-    outside = np.flatnonzero((matrix < 0) | (matrix > 1 + tolerance))
-    if outside.size:
-        r, c = divmod(int(outside[0]), len(kept))
+    for outside in (matrix < 0, matrix > 1 + tolerance):  # where there are both, what is negative is told of
+        if not outside.any():
+            continue
+        r, c = divmod(int(outside.argmax()), len(kept))
         bad = f"row {kept[r]}, column {kept[c]} is {matrix[r, c]:.4g}"
         if np.median(np.abs(matrix.sum(axis=1) - 1)) > tolerance:  # not one slip: most rows are no distribution
             return LogitsError(f"{wrong_sum}, and {bad}: scores from before the softmax were sent? Expected weights")

@@ -10,7 +10,7 @@ import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import DTypeLike, NDArray
 
-from classifier.attention_map import AttentionMaps, DataType, Declaration, read_attention, read_declaration
+from classifier.attention_map import MOST_AXES, AttentionMaps, DataType, Declaration, read_attention, read_declaration
 from classifier.bundle import ModelBundle
 from classifier.classification import Classification
 from classifier.errors import (
@@ -33,15 +33,15 @@ from classifier.special_tokens import is_special
 from service.errors import Failure
 from service.parts import picked
 from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
-from service.wire import Parcel, Route
+from service.wire import DECLARATIONS, Parcel, Route
 
 LONGEST_REQUEST_ID = 256  # characters
 _UINT32_END = 2**32
 
 # The payloads: tensor values, images, and the answer within the answer of a stream.
-HEADS = Route(pb.ClassifyHeadsRequest, (2, 3))
-STREAMED_HEADS = Route(pb.StreamClassifyHeadsRequest, (1, 2, 3))
-IMAGES = Route(pb.ClassifyImagesRequest, (4,))
+HEADS = Route(pb.ClassifyHeadsRequest, (2, 3), rest=DECLARATIONS)
+STREAMED_HEADS = Route(pb.StreamClassifyHeadsRequest, (1, 2, 3), rest=DECLARATIONS)
+IMAGES = Route(pb.ClassifyImagesRequest, (4,), rest=DECLARATIONS)
 STREAMED_ANSWER = Route(pb.StreamClassifyHeadsResponse, (3,))
 
 _STORED: dict[int, tuple[DataType, np.dtype[Any]]] = {
@@ -140,16 +140,15 @@ def _read_tensor(tensor: pb.Tensor, data: memoryview | bytes, *, first_layer: in
         expected = ", ".join(pb.DataType.Name(number) for number in _STORED)
         raise DataTypeError(f"attention.data_type is {tensor.data_type}, expected one of {expected}")
     (stored, dtype), shape = _STORED[tensor.data_type], list(tensor.shape)
+    if len(shape) > MOST_AXES:  # of which only to name the product takes for ever
+        raise ShapeError(f"attention has {len(shape)} axes, expected [L, L], [heads, L, L] or [layers, heads, L, L]")
     size = math.prod(shape) * dtype.itemsize
     if size == 0 or size != len(data):
         raise ShapeError(
             f"attention has shape {shape!r:.80} of {stored} and {len(data)} bytes of data, expected "
             f"{f'{size} bytes' if size else 'at least one map of one token'}"
         )
-    try:
-        array = np.frombuffer(data, dtype).reshape(shape)
-    except ValueError as error:  # more axes than numpy knows
-        raise ShapeError(f"attention has shape {shape!r:.80}: {error}") from error
+    array = np.frombuffer(data, dtype).reshape(shape)
     return read_attention(array, stored, first_layer=first_layer, first_head=first_head)
 
 
@@ -192,7 +191,7 @@ def declaration_of(request: pb.ClassifyHeadsRequest, length: int) -> Declaration
 def _segments_of(request: pb.ClassifyHeadsRequest, length: int) -> NDArray[np.int64] | None:
     """The segment of each token: the library, which takes lengths and ids in one argument, would have to guess."""
     lengths, ids = list(request.segment_lengths), list(request.segment_ids)
-    kept = request.valid_length or sum(request.mask) or length
+    kept = min(request.valid_length or sum(request.mask) or length, length)
     if lengths and ids:
         raise SegmentsError("segment_lengths and segment_ids are both declared, expected one of them")
     if lengths and (0 in lengths or sum(lengths) not in (length, kept)):

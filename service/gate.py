@@ -69,13 +69,17 @@ class Gate(grpc.GenericRpcHandler):
             self._metrics.refused(name, caller)
             return _refusal(caller)
 
-        def unary(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        def unary(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             call = Call(context, method=name, caller=caller, seconds=self._load.limits.seconds)
             outcome = attempt(lambda: self._answer(door, self._message(requests, context), call))
-            self._end(call, outcome if isinstance(outcome, Failure) else None)
+            try:
+                if not isinstance(outcome, Failure):
+                    with self._watchdog.waiting(context):
+                        yield outcome
+            finally:
+                self._end(call, outcome if isinstance(outcome, Failure) else None)
             if isinstance(outcome, Failure):
                 context.abort_with_status(status_of(outcome))
-            return outcome
 
         def stream(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             call = Call(context, method=name, caller=caller, seconds=self._load.limits.seconds)
@@ -88,16 +92,15 @@ class Gate(grpc.GenericRpcHandler):
                     if isinstance(outcome, Failure):
                         failure = outcome
                         break
-                    yield outcome
+                    with self._watchdog.waiting(context):
+                        yield outcome
             finally:
                 answers.close()
                 self._end(call, failure)
             if failure:
                 context.abort_with_status(status_of(failure))
 
-        if door.streaming:
-            return grpc.stream_stream_rpc_method_handler(stream)
-        return grpc.stream_unary_rpc_method_handler(unary)
+        return grpc.stream_stream_rpc_method_handler(stream if door.streaming else unary)
 
     def _let_in(self, metadata: Any) -> str:
         caller = self._access.admit(metadata)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classifier.attention_map import AttentionMaps, DataType, Declaration, read_attention, read_declaration
+from classifier.attention_map import MOST_AXES, AttentionMaps, DataType, Declaration, read_attention, read_declaration
 from classifier.bundle import ModelBundle
 from classifier.classification import Classification
 from classifier.errors import (
@@ -21,9 +21,11 @@ from classifier.errors import (
 )
 from classifier.measures import AttentionTo
 from service.pb.inference import open_inference_pb2 as pb
-from service.wire import Parcel, Route
+from service.wire import DECLARATIONS, Parcel, Route
 
-INFER = Route(pb.ModelInferRequest, (7,))  # the first of its raw contents
+INFER = Route(  # its payload: the first of its raw contents; flat: the others, and typed contents of floating point
+    pb.ModelInferRequest, (7,), rest=DECLARATIONS, flat=((7,), (5, 5, 6), (5, 5, 7))
+)
 ATTENTION_TYPES = {
     "FP32": DataType.FLOAT32,
     "FP64": DataType.FLOAT64,
@@ -112,10 +114,7 @@ class Input:
             raise self.kind.misfit(
                 f"{name} has shape {shape!r:.80} of {datatype} and {len(flat)} values in {where}, expected {count}"
             )
-        try:
-            return flat.reshape(shape)
-        except ValueError as error:  # more axes than numpy knows
-            raise self.kind.misfit(f"{name} has shape {shape!r:.80}: {error}") from error
+        return flat.reshape(shape)
 
     def _typed(self) -> NDArray[Any]:
         kind, datatype = self.kind, self.tensor.datatype
@@ -184,6 +183,8 @@ def _checked(one: Input) -> Input:
         raise kind.mistyped(
             f"{kind.name} has datatype {one.tensor.datatype!r:.40}, expected {' or '.join(kind.datatypes)}"
         )
+    if len(shape) > MOST_AXES:
+        raise kind.misfit(f"{kind.name} has {len(shape)} axes, expected {list(kind.shape)}, -1 being any from 1 up")
     fits = len(shape) == len(kind.shape) and all(map(_fits, kind.shape, shape))
     if min(shape, default=1) < 1 or not (fits or kind.any_axes):
         raise kind.misfit(f"{kind.name} has shape {shape!r:.80}, expected {list(kind.shape)}, -1 being any from 1 up")

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Lock
 
-from classifier.attention_map import AttentionMaps
+from classifier.attention_map import AttentionMaps, Declaration
 from classifier.errors import DeadlineError, OverloadedError, RequestLimitError
 
 MIB = 1 << 20
+_MEASURES_BYTES = 32  # of a token group in the answer to a map, besides its name
+_MOST_MEASURES_BYTES = 16 * MIB  # in an answer: some 25 groups of each of the most maps
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,19 @@ class Limits:
         self.check_count(len(maps.values))
         if maps.length > self.length:
             raise RequestLimitError(f"attention is of {maps.length} tokens, expected at most {self.length}")
+
+    def check_answer(self, maps: AttentionMaps, declaration: Declaration) -> None:
+        """Refuses maps whose answer would be out of proportion: each of them names each token group that it measures.
+
+        Raises:
+            RequestLimitError: it would.
+        """
+        size = len(maps.values) * sum(_MEASURES_BYTES + len(group.name.encode()) for group in declaration.groups)
+        if size > _MOST_MEASURES_BYTES:
+            raise RequestLimitError(
+                f"{len(maps.values)} maps measured for {len(declaration.groups)} token groups make an answer of {size} "
+                f"bytes, expected at most {_MOST_MEASURES_BYTES}; send it in parts"
+            )
 
     def check_count(self, count: int) -> None:
         """Refuses that many maps or images in one request if they are over the limit.

@@ -86,6 +86,7 @@ class Methods:
             maps = maps_of(parcel)
             self._limits.check(maps)
             declaration = declaration_of(request, maps.length)
+            self._limits.check_answer(maps, declaration)
         call.maps += len(maps.values)
         seconds, oversight = call.oversight(self._metrics.seen)
         with self._load.at_work(seconds, call.spent):

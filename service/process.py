@@ -19,6 +19,7 @@ from service.settings import Settings
 from service.tls import Certificates
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -29,6 +30,8 @@ def serve(settings: Settings, *, shared_port: bool = False, on_ready: Callable[[
         BundleError, SourceError, ServerError: the server cannot start.
     """
     signals = _signals()
+    if shared_port:
+        _end_with_parent()
     write_logs(level=settings.log_level)
     _keep_memory()
     access = Tokens(settings.tokens) if settings.tokens else Open()
@@ -105,6 +108,12 @@ def _reload(server: AttentionServer, settings: Settings, access: Open | Tokens) 
             access.reload()
         except AttentionPatternsError as error:
             logger.error("tokens refused, those before them stay", extra={"error": str(error)})
+
+
+def _end_with_parent() -> None:
+    """Has Linux stop this worker when the process above it dies: it would keep the port, and nobody would watch it."""
+    with suppress(OSError, AttributeError):  # another system
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _keep_memory() -> None:

@@ -24,7 +24,9 @@ from service.watchdog import Watchdog
 SERVICE = pb.DESCRIPTOR.services_by_name["AttentionPatternService"].full_name
 _CONNECTIONS = [
     ("grpc.keepalive_time_ms", 60_000),  # a connection whose other end is gone is noticed
+    ("grpc.keepalive_permit_without_calls", 1),  # also where it has no call
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),  # and clients may ask as well
+    ("grpc.max_concurrent_streams", 100),  # of a connection: more wait at the client, and floods of resets are cut off
     ("grpc.max_connection_age_ms", 600_000),  # clients connect anew at times, and find servers that were added
 ]
 _SPARE_THREADS = 4  # for health and reflection, which must not wait for calls under way

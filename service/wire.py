@@ -10,8 +10,12 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+DECLARATIONS = 4 << 20  # bytes that a request may have besides its payload
 _Message = TypeVar("_Message", bound=Message)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
+_LONGEST_TAG = 5  # bytes
+_FIELDS = 10_000  # of a message that are looked at in search of one
+_MOST_FLAT = 8  # fields of a kind that are
 _FIXED = {_FIXED64: 8, _FIXED32: 4}  # sizes
 
 
@@ -25,10 +29,19 @@ class Parcel(Generic[_Message]):
 
 @dataclass(frozen=True)
 class Route(Generic[_Message]):
-    """Where a kind of message keeps its payload: the numbers of the fields on the way, the last a bytes field."""
+    """Where a kind of message keeps its payload.
+
+    Attributes:
+        kind: of message.
+        path: the numbers of the fields on the way, the last a bytes field.
+        rest: bytes besides the payload, at most: parsed, small fields take up to 60 times their bytes.
+        flat: the ways to other fields that take no more than their bytes, and do not count as rest.
+    """
 
     kind: type[_Message]
     path: tuple[int, ...]
+    rest: int = 1 << 31
+    flat: tuple[tuple[int, ...], ...] = ()
 
     def write(self, parcel: Parcel[_Message]) -> bytes:
         """The message with its payload, as it travels."""
@@ -44,7 +57,13 @@ class Route(Generic[_Message]):
             DecodeError: ``data`` is not such a message.
         """
         rest, payload = _without_payload(memoryview(data), self.path)
-        return Parcel(self.kind.FromString(rest if payload is not None else data), payload)
+        if payload is None:
+            rest = data
+        if len(rest) > self.rest:
+            size = len(rest) - sum(_weight(memoryview(rest), path) for path in self.flat)
+            if size > self.rest:
+                raise DecodeError(f"it has {size} bytes besides its payload, expected at most {self.rest}")
+        return Parcel(self.kind.FromString(rest), payload)
 
 
 def _with_payload(rest: memoryview, path: tuple[int, ...], payload: memoryview | bytes) -> list[memoryview | bytes]:
@@ -66,12 +85,28 @@ def _without_payload(data: memoryview, path: tuple[int, ...]) -> tuple[bytes, me
     return b"".join((before, _head(path[0], len(rest)), rest, after)), payload
 
 
+def _weight(data: memoryview, path: tuple[int, ...]) -> int:
+    """Bytes of the fields at the end of that way."""
+    weight = 0
+    for _ in range(_MOST_FLAT):
+        split = _split(data, path[0])
+        if split is None:
+            break
+        _, inner, data = split
+        weight += _weight(inner, path[1:]) if path[1:] else len(inner)
+    return weight
+
+
 def _split(data: memoryview, wanted: int) -> tuple[memoryview, memoryview, memoryview] | None:
     """What stands before, in and after the first field of that number; None where there is none or it is unreadable."""
     begin = 0
     try:
-        while begin < len(data):
+        for _ in range(_FIELDS):
+            if begin == len(data):
+                break
             tag, end = _read_varint(data, begin)
+            if end - begin > _LONGEST_TAG:
+                return None
             kind = tag & 7
             if kind == _BYTES:
                 size, first = _read_varint(data, end)
@@ -120,4 +155,4 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-__all__ = ["DecodeError", "Parcel", "Route"]
+__all__ = ["DECLARATIONS", "DecodeError", "Parcel", "Route"]

@@ -77,8 +77,10 @@ def _reserved(settings: Settings) -> Iterator[int]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as holder:
         try:
-            with socket.socket(family, socket.SOCK_STREAM) as alone:  # refused where another program has the port
+            with socket.socket(family, socket.SOCK_STREAM) as alone:  # refused where another program listens there
+                alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # but not for connections that end there
                 alone.bind((settings.host.strip("[]"), settings.port))
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             holder.bind((settings.host.strip("[]"), settings.port))
         except OSError as error:
