@@ -25,7 +25,7 @@ from classifier.rendering import render
 from classifier.sample import load_sample
 from service import AttentionServer, Limits
 from service.metrics import Metrics
-from service.open_inference import NAME
+from service.open_inference import NAME, SERVICE
 from service.pb.inference import open_inference_pb2 as pb
 from service.pb.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from service.triton import export
@@ -277,6 +277,26 @@ def test_typed_contents_are_read(stub, classifier, datatype, dtype, segments):
     expected = expected_of(classifier.classify(maps, tokens=tokens, segments=ids, mask=mask))
     del expected["pattern"]
     assert_same(arrays_of(answer), expected)
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_large_attention_may_stand_anywhere(stub, classifier, typed):
+    """Also where it is not the payload that is read in place."""
+    maps = random_maps(100, 128, 128)
+    tokens = tensor("tokens", "BYTES", [128], **({"bytes_contents": [b"a"] * 128} if typed else {}))
+    attention = tensor("attention", "FP32", maps.shape, **({"fp32_contents": maps.ravel().tolist()} if typed else {}))
+    raw = [] if typed else [b"\1\0\0\0a" * 128, maps.tobytes()]
+    answer = stub.ModelInfer(request(tokens, attention, raw_input_contents=raw))
+    expected = expected_of(classifier.classify(maps, tokens=["a"] * 128))
+    np.testing.assert_array_equal(arrays_of(answer)["probabilities"], expected["probabilities"])
+
+
+@pytest.mark.parametrize("field", [b"\x2a\0", b"\x32\0", b"\x3a\0", b"\x22\0", b"\x2a\2\x2a\0"])
+def test_millions_of_fields_are_refused(server, field):
+    with grpc.insecure_channel(server.endpoint) as channel:
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        error = failed(lambda: infer(field * (10 << 20), timeout=30), "besides its payload, expected at most 4194304")
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_typed_images_are_read(stub, classifier):

@@ -50,6 +50,24 @@ def test_the_last_of_several_payloads_counts():
     assert read.message.data == pb.Tensor.FromString(data).data == b"last"
 
 
+def test_more_than_a_little_besides_the_payload_is_refused():
+    route = Route(pb.Tensor, (3,), rest=100)
+    data = pb.Tensor(data=bytes(1000)).SerializeToString()
+    assert len(route.read(data + b"\x10\1" * 50).payload) == 1000
+    for spoilt in (data + b"\x10\1" * 51, b"\x10\1" * 51 + data, b"\x10\1" * 51):
+        with pytest.raises(DecodeError, match="besides its payload, expected at most 100"):
+            route.read(spoilt)
+
+
+def test_flat_fields_are_not_counted_as_besides_the_payload():
+    route = Route(pb.StreamClassifyHeadsRequest, (1, 2, 3), rest=100, flat=((1, 1), (1, 3)))
+    inner = pb.ClassifyHeadsRequest(request_id="x" * 1000, tokens=["y" * 1000] * 5)
+    assert route.read(pb.StreamClassifyHeadsRequest(request=inner).SerializeToString()).message.request == inner
+    inner.tokens.extend(["y"] * 100)
+    with pytest.raises(DecodeError, match="expected at most 100"):
+        route.read(pb.StreamClassifyHeadsRequest(request=inner).SerializeToString())
+
+
 def test_a_message_without_payload_is_read():
     assert IMAGES.read(b"") == Parcel(pb.ClassifyImagesRequest(), None)
     assert IMAGES.write(Parcel(pb.ClassifyImagesRequest(), None)) == b""
