@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 
@@ -69,17 +69,24 @@ class Gate(grpc.GenericRpcHandler):
             self._metrics.refused(name, caller)
             return _refusal(caller)
 
-        def unary(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        def unary(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             call = Call(context, method=name, caller=caller, seconds=self._load.limits.seconds)
+
+            def over() -> None:  # the answer was taken, or nobody wants it
+                self._watchdog.forget(context)
+                self._load.done()
+
+            if not context.add_callback(over):
+                over()
             outcome = attempt(lambda: self._answer(door, self._message(requests, context), call))
-            try:
-                if not isinstance(outcome, Failure):
-                    with self._watchdog.waiting(context):
-                        yield outcome
-            finally:
-                self._end(call, outcome if isinstance(outcome, Failure) else None)
-            if isinstance(outcome, Failure):
-                context.abort_with_status(status_of(outcome))
+            failure = outcome if isinstance(outcome, Failure) else None
+            self._end(call, failure)
+            self._watchdog.watch(context)
+            if not context.is_active():  # it was over before
+                self._watchdog.forget(context)
+            if failure:
+                context.abort_with_status(status_of(failure))
+            return cast("bytes", outcome)
 
         def stream(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             call = Call(context, method=name, caller=caller, seconds=self._load.limits.seconds)
@@ -96,11 +103,14 @@ class Gate(grpc.GenericRpcHandler):
                         yield outcome
             finally:
                 answers.close()
+                self._load.done()
                 self._end(call, failure)
             if failure:
                 context.abort_with_status(status_of(failure))
 
-        return grpc.stream_stream_rpc_method_handler(stream if door.streaming else unary)
+        if door.streaming:
+            return grpc.stream_stream_rpc_method_handler(stream)
+        return grpc.stream_unary_rpc_method_handler(unary)
 
     def _let_in(self, metadata: Any) -> str:
         caller = self._access.admit(metadata)
@@ -125,7 +135,6 @@ class Gate(grpc.GenericRpcHandler):
         return answer
 
     def _end(self, call: Call, failure: Failure | None) -> None:
-        self._load.done()
         self._metrics.ended(call, failure)
         log_call(call, failure)
         if self._trace:

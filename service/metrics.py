@@ -1,6 +1,7 @@
 """What is watched of the server, for Prometheus."""
 
-from itertools import count
+from functools import cache
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from service.call import Call
 from service.errors import Failure
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
-_DRIFT_EVERY = 32  # chunks of maps between two readings of the drift
+_DRIFT_EVERY = 32  # chunks of maps whose first are looked at for drift together
 _MAPS = (1, 2, 4, 12, 36, 72, 144, 384, 1024, 4096, 16384)
 
 
@@ -24,21 +25,27 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         """Registers all figures."""
         self.registry = registry
-        self._requests = Counter("attention_requests", "Calls that ended.", ["method", "code"], registry=registry)
-        self._seconds = Histogram(
-            "attention_request_seconds",
-            "From arrival to end, s.",
-            ["method"],
-            buckets=_SECONDS,
-            registry=registry,
+        self._requests = cache(
+            Counter("attention_requests", "Calls that ended.", ["method", "code"], registry=registry).labels
         )
-        self._stages = Histogram(
-            "attention_stage_seconds",
-            "Time of a call by stage, s: waiting for its turn, reading, rendering and measuring, the net, answering; "
-            "rendering and the net summed over the cores.",
-            ["stage"],
-            buckets=_SECONDS,
-            registry=registry,
+        self._seconds = cache(
+            Histogram(
+                "attention_request_seconds",
+                "From arrival to end, s.",
+                ["method"],
+                buckets=_SECONDS,
+                registry=registry,
+            ).labels
+        )
+        self._stages = cache(
+            Histogram(
+                "attention_stage_seconds",
+                "Time of a call by stage, s: waiting for its turn, reading, rendering and measuring, the net, "
+                "answering; rendering and the net summed over the cores.",
+                ["stage"],
+                buckets=_SECONDS,
+                registry=registry,
+            ).labels
         )
         self._maps = Counter("attention_maps", "Maps by what the net said first.", ["pattern"], registry=registry)
         self._uncertain = Counter("attention_uncertain_maps", "Maps whose answer is uncertain.", registry=registry)
@@ -75,7 +82,8 @@ class Metrics:
         self._by_pattern = [self._maps.labels(pattern=str(pattern)) for pattern in PATTERNS]
         self._current = Drift({})
         self._loaded: tuple[str, ...] = ()
-        self._chunks = count()
+        self._looked: list[NDArray[np.uint8]] = []
+        self._lock = Lock()
 
     def under_way(self, calls: int, size: int) -> None:
         """Notes what the server has to do: calls, and bytes of their messages."""
@@ -97,19 +105,31 @@ class Metrics:
             if found:
                 counter.inc(found)
         self._uncertain.inc(int((answer.probabilities.max(axis=1) < answer.uncertain_below).sum()))
-        self._current.add(images[:1])  # one of each chunk: all would take as long as the net
+        self._look(images[0].copy())  # one of each chunk: all would take as long as the net
+
+    def _look(self, image: NDArray[np.uint8]) -> None:
+        with self._lock:
+            if self._looked and self._looked[-1].shape != image.shape:  # the model was replaced by one of another size
+                self._looked = []
+            self._looked.append(image)
+            if len(self._looked) < _DRIFT_EVERY:
+                return
+            looked, self._looked = self._looked, []
+        self._current.add(np.stack(looked))
+        for feature, index in self._current.indices().items():
+            self._drift.labels(feature).set(index)
 
     def refused(self, method: str, failure: Failure) -> None:
         """Counts a call that was not let in."""
-        self._requests.labels(method=method, code=failure.code.name).inc()
+        self._requests(method, failure.code.name).inc()
         self._refused.labels(reason=failure.reason).inc()
 
     def ended(self, call: Call, failure: Failure | None) -> None:
         """Counts a call that was let in and has ended, well or with a failure."""
-        self._requests.labels(method=call.method, code=failure.code.name if failure else "OK").inc()
-        self._seconds.labels(method=call.method).observe(call.elapsed)
+        self._requests(call.method, failure.code.name if failure else "OK").inc()
+        self._seconds(call.method).observe(call.elapsed)
         for stage, seconds in call.stages.items():
-            self._stages.labels(stage=stage).observe(seconds)
+            self._stages(stage).observe(seconds)
         if call.maps:
             self._batches.observe(call.maps)
         self._received.inc(call.received)

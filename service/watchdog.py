@@ -1,4 +1,4 @@
-"""Ends calls whose message does not come: who opens calls and stays silent would hold their places for ever."""
+"""Ends calls whose message does not come or whose answer is not taken: they would hold their places for ever."""
 
 import time
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ _LOOK = 0.5  # seconds between two looks
 
 
 class Watchdog:
-    """Cancels calls that wait for their message for longer than ``seconds``."""
+    """Cancels calls that wait for their caller for longer than ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         """Watches once it is started."""
         self._seconds = seconds
-        self._waiting: dict[int, tuple[float, grpc.ServicerContext]] = {}
+        self._waiting: dict[grpc.ServicerContext, float] = {}
         self._stopped = Event()
 
     def start(self) -> None:
@@ -29,16 +29,24 @@ class Watchdog:
 
     @contextmanager
     def waiting(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """Watches a call while its message is awaited."""
-        self._waiting[id(context)] = (time.monotonic() + self._seconds, context)
+        """Watches a call while it waits for its caller."""
+        self.watch(context)
         try:
             yield
         finally:
-            self._waiting.pop(id(context), None)
+            self.forget(context)
+
+    def watch(self, context: grpc.ServicerContext) -> None:
+        """Watches a call, which waits for its caller from now on."""
+        self._waiting[context] = time.monotonic() + self._seconds
+
+    def forget(self, context: grpc.ServicerContext) -> None:
+        """Watches it no more."""
+        self._waiting.pop(context, None)
 
     def _run(self) -> None:
         while not self._stopped.wait(_LOOK):
             now = time.monotonic()
-            for end, context in list(self._waiting.values()):
-                if now > end:
-                    context.cancel()
+            for context in [context for context, end in list(self._waiting.items()) if now > end]:
+                context.cancel()
+                self.forget(context)
