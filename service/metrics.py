@@ -82,7 +82,8 @@ class Metrics:
         self._by_pattern = [self._maps.labels(pattern=str(pattern)) for pattern in PATTERNS]
         self._current = Drift({})
         self._loaded: tuple[str, ...] = ()
-        self._looked: list[NDArray[np.uint8]] = []
+        self._looked: list[bytes] = []
+        self._shape: tuple[int, ...] = ()
         self._lock = Lock()
 
     def under_way(self, calls: int, size: int) -> None:
@@ -100,22 +101,28 @@ class Metrics:
 
     def seen(self, images: NDArray[np.uint8], answer: NetAnswer) -> None:
         """Counts what the net said of a chunk of images."""
-        counts = np.bincount(answer.probabilities.argmax(axis=1), minlength=len(PATTERNS))
-        for counter, found in zip(self._by_pattern, counts.tolist(), strict=True):
+        # In plain Python: of a few maps numpy is no faster, and each time it lets other threads go ahead.
+        counts, uncertain = [0] * len(PATTERNS), 0
+        for row in answer.probabilities.tolist():
+            top = max(row)
+            counts[row.index(top)] += 1
+            uncertain += top < answer.uncertain_below
+        for counter, found in zip(self._by_pattern, counts, strict=True):
             if found:
                 counter.inc(found)
-        self._uncertain.inc(int((answer.probabilities.max(axis=1) < answer.uncertain_below).sum()))
-        self._look(images[0].copy())  # one of each chunk: all would take as long as the net
+        if uncertain:
+            self._uncertain.inc(uncertain)
+        self._look(images[0])  # one of each chunk: all would take as long as the net
 
     def _look(self, image: NDArray[np.uint8]) -> None:
         with self._lock:
-            if self._looked and self._looked[-1].shape != image.shape:  # the model was replaced by one of another size
-                self._looked = []
-            self._looked.append(image)
+            if image.shape != self._shape:  # the first, or the model was replaced by one of another size
+                self._looked, self._shape = [], image.shape
+            self._looked.append(image.tobytes())
             if len(self._looked) < _DRIFT_EVERY:
                 return
-            looked, self._looked = self._looked, []
-        self._current.add(np.stack(looked))
+            looked, self._looked = b"".join(self._looked), []
+        self._current.add(np.frombuffer(looked, np.uint8).reshape(-1, *image.shape))
         for feature, index in self._current.indices().items():
             self._drift.labels(feature).set(index)
 
