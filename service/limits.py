@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import BoundedSemaphore, Lock
+from queue import Empty, SimpleQueue
+from threading import Lock
 
 from classifier.attention_map import AttentionMaps, Declaration
 from classifier.errors import DeadlineError, OverloadedError, RequestLimitError
@@ -82,8 +83,7 @@ class Load:
     calls: int = 0
     bytes: int = 0
     _lock: Lock = field(default_factory=Lock)
-    # Two requests a core: one is read or answered while the other is classified.
-    _slots: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(2 * len(os.sched_getaffinity(0))))
+    _slots: SimpleQueue[None] = field(default_factory=lambda: _slots())
 
     def accept(self) -> None:
         """Counts a call in.
@@ -132,11 +132,24 @@ class Load:
             DeadlineError: its turn did not come in time.
         """
         started = time.perf_counter()
-        taken = self._slots.acquire(timeout=max(0.0, seconds))
-        spent("wait", time.perf_counter() - started)
-        if not taken:
-            raise DeadlineError("the deadline passed while the request waited for its turn")
+        try:
+            self._slots.get(timeout=max(0.0, seconds))
+        except Empty as error:
+            raise DeadlineError("the deadline passed while the request waited for its turn") from error
+        finally:
+            spent("wait", time.perf_counter() - started)
         try:
             yield
         finally:
-            self._slots.release()
+            self._slots.put(None)
+
+
+def _slots() -> SimpleQueue[None]:
+    """Two turns a core: one request is read or answered while the other is classified.
+
+    A queue, not a semaphore, which in Python's library is made of Python: callers who wait would wait for each other.
+    """
+    slots: SimpleQueue[None] = SimpleQueue()
+    for _ in range(2 * len(os.sched_getaffinity(0))):
+        slots.put(None)
+    return slots
