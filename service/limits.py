@@ -71,6 +71,17 @@ class Limits:
             raise RequestLimitError(f"the request holds {count} maps, expected at most {self.maps}; send it in parts")
 
 
+def _turns() -> SimpleQueue[None]:
+    """Two turns a core: one request is read or answered while the other is classified.
+
+    A queue, not a semaphore, which in Python's library is made of Python: callers who wait would wait for each other.
+    """
+    turns: SimpleQueue[None] = SimpleQueue()
+    for _ in range(2 * len(os.sched_getaffinity(0))):
+        turns.put(None)
+    return turns
+
+
 @dataclass
 class Load:
     """What the server has to do at this moment; safe to share between threads.
@@ -83,7 +94,7 @@ class Load:
     calls: int = 0
     bytes: int = 0
     _lock: Lock = field(default_factory=Lock)
-    _slots: SimpleQueue[None] = field(default_factory=lambda: _slots())
+    _turns: SimpleQueue[None] = field(default_factory=_turns)
 
     def accept(self) -> None:
         """Counts a call in.
@@ -133,7 +144,7 @@ class Load:
         """
         started = time.perf_counter()
         try:
-            self._slots.get(timeout=max(0.0, seconds))
+            self._turns.get(timeout=max(0.0, seconds))
         except Empty as error:
             raise DeadlineError("the deadline passed while the request waited for its turn") from error
         finally:
@@ -141,15 +152,4 @@ class Load:
         try:
             yield
         finally:
-            self._slots.put(None)
-
-
-def _slots() -> SimpleQueue[None]:
-    """Two turns a core: one request is read or answered while the other is classified.
-
-    A queue, not a semaphore, which in Python's library is made of Python: callers who wait would wait for each other.
-    """
-    slots: SimpleQueue[None] = SimpleQueue()
-    for _ in range(2 * len(os.sched_getaffinity(0))):
-        slots.put(None)
-    return slots
+            self._turns.put(None)
