@@ -395,6 +395,7 @@ class Bench:
         metrics = Metrics(CollectorRegistry())
         metrics.loaded(self.classifier.bundle)
         self.load = Load(Limits(), metrics.under_way)
+        self.turns = self.load._turns.qsize()
         methods = Methods(self.classifier, self.load, metrics)
         inference = OpenInference(lambda: self.classifier, self.load, metrics)
         doors = {name.rpartition("/")[2]: door.answer for name, door in inference.doors().items()}
@@ -426,7 +427,7 @@ class Bench:
         """The answer of a method, or the outcome where there is none."""
         call = Call(Caller(), method=name, caller="", seconds=60.0)
         answer = self.attempted(lambda: self.doors[name](data, call))
-        if self.load.bytes or self.load._slots._value != self.load._slots._initial_value:
+        if self.load.bytes or self.load._turns.qsize() != self.turns:
             return Outcome("", crash="the load is not given back")
         return answer
 
