@@ -1,7 +1,7 @@
 """Our server against peers that serve the same net: ``python -m benchmarks.against_peers [--peers fastapi]``.
 
 Images in, probabilities out, by all servers on this machine in one run. A peer is installed into an environment of its
-own, from pins; one that cannot run stands in the table with the reason. Only one server is alive at a time, since some
+own, from pins; of one that cannot run the reason is told. Only one server is alive at a time, since some
 use the CPU while nobody calls them (Ray, LitServe). In each round every peer comes right after our server as it is by
 default, and the ratios are of these neighbours: the machine's own speed drifts from minute to minute.
 """
@@ -20,8 +20,8 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.harness import keep
 from benchmarks.peers.callers import Caller
 from benchmarks.peers.catalogue import MODEL, OURS, OURS_ON_TWO, PEERS, Peer, PeerError, Running, Server
 from benchmarks.peers.load import Figures, measure
@@ -35,7 +35,7 @@ CASES = tuple(product(BATCHES, CALLERS))
 _STARTING = 120.0  # seconds
 _SETTLED = 1.0  # seconds under load without an error, before anything is measured
 
-_WIDTH = 120  # of the table; where nothing is known of the terminal, 80 are taken and it is cut
+_FIGURES = ("requests/s", "p50 ms", "p99 ms", "server CPU ms", "caller CPU ms")  # CPU: of all processes, a request
 
 _Case = tuple[int, int]
 _Round = dict[_Case, Figures]
@@ -70,9 +70,7 @@ def main(
                 measured[server.title].append((ours, trial.run(server)))
             except PeerError as error:
                 failures[server.title] = str(error)
-    output = Console()
-    output.width = max(output.width, _WIDTH)
-    output.print(_table(others, measured, failures, title=f"images to probabilities, median of {rounds} rounds"))
+    _keep(others, measured, failures, title=f"Images to probabilities, median of {rounds} rounds")
 
 
 def _images() -> dict[int, bytes]:
@@ -150,31 +148,22 @@ class Trial:
         return len(answer)
 
 
-def _table(
+def _keep(
     others: list[Server], measured: dict[str, list[tuple[_Round, _Round]]], failures: dict[str, str], *, title: str
-) -> Table:
-    reasons = [f"{name}: {reason}" for name, reason in failures.items()]
-    note = "server ms, caller ms: CPU time a request, of all processes of the server and of the callers"
-    table = Table(title=title, caption="\n".join([note, *reasons]), caption_justify="left")
-    for heading in ("server", "version"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("batch", "callers", "requests/s", "p50 ms", "p99 ms", "server ms", "caller ms", "ours / peer"):
-        table.add_column(heading, justify="right")
+) -> None:
+    rows = []
     for case in CASES:
         pairs = {name: [(ours[case], theirs[case]) for ours, theirs in both] for name, both in measured.items()}
-        all_ours = [ours for neighbours in pairs.values() for ours, _ in neighbours]
-        if all_ours:
-            table.add_row(OURS.title, OURS.version, *map(str, case), *_cells(all_ours))
+        if all_ours := [ours for neighbours in pairs.values() for ours, _ in neighbours]:
+            rows.append((f"{OURS.title} {OURS.version}", *map(str, case), *_cells(all_ours), ""))
         for server in others:
             if neighbours := pairs.get(server.title):
                 ratio = f"{np.median([ours.rate / theirs.rate for ours, theirs in neighbours]):.2f}"
                 cells = _cells([theirs for _, theirs in neighbours])
-                table.add_row(server.title, server.version, *map(str, case), *cells, ratio)
-        table.add_section()
-    for server in others:
-        if server.title in failures:
-            table.add_row(server.title, server.version, "", "", "failed")
-    return table
+                rows.append((f"{server.title} {server.version}", *map(str, case), *cells, ratio))
+    keep("peers", title, ("server", "batch", "callers", *_FIGURES, "ours / it"), rows)
+    for name, reason in failures.items():
+        Console(stderr=True).print(f"{name}: {reason}")
 
 
 def _cells(figures: list[Figures]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -71,19 +72,24 @@ class Gate(grpc.GenericRpcHandler):
 
         def unary(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             call = Call(context, method=name, caller=caller, seconds=self._load.limits.seconds)
+            ends = count()  # of the work and of the call, in either order
 
             def over() -> None:  # the answer was taken, or nobody wants it
                 self._watchdog.forget(context)
-                self._load.done()
+                if next(ends):
+                    self._load.done()
 
             if not context.add_callback(over):
                 over()
             outcome = attempt(lambda: self._answer(door, self._message(requests, context), call))
             failure = outcome if isinstance(outcome, Failure) else None
             self._end(call, failure)
-            self._watchdog.watch(context)
-            if not context.is_active():  # it was over before
-                self._watchdog.forget(context)
+            if next(ends):
+                self._load.done()
+            else:
+                self._watchdog.watch(context)
+                if not context.is_active():  # it ended in between
+                    self._watchdog.forget(context)
             if failure:
                 context.abort_with_status(status_of(failure))
             return cast("bytes", outcome)
