@@ -2,8 +2,9 @@
 
 Images in, probabilities out, by all servers on this machine in one run. A peer is installed into an environment of its
 own, from pins; of one that cannot run the reason is told. Only one server is alive at a time, since some
-use the CPU while nobody calls them (Ray, LitServe). In each round every peer comes right after our server as it is by
-default, and the ratios are of these neighbours: the machine's own speed drifts from minute to minute.
+use the CPU while nobody calls them (Ray, LitServe). Ours, like the peers, runs a process a core; as it is
+by default, one process, it is a row of its own. In each round every peer comes right after ours, and the ratios are of
+these neighbours: the machine's own speed drifts from minute to minute.
 """
 
 import signal
@@ -42,7 +43,9 @@ _Round = dict[_Case, Figures]
 
 
 def main(
-    peers: Annotated[list[str] | None, typer.Option(help="fastapi, bentoml, litserve, mlserver or ray; all")] = None,
+    peers: Annotated[
+        list[str] | None, typer.Option(help="grpcio, fastapi, bentoml, litserve, mlserver or ray; all")
+    ] = None,
     rounds: Annotated[int, typer.Option(help="rounds, of which the median is taken", min=1)] = 3,
     seconds: Annotated[float, typer.Option(help="length of one measurement", min=0.1)] = 3.0,
     cache: Annotated[Path, typer.Option(help="folder of the peers' environments")] = Path("run/peers"),
@@ -53,7 +56,7 @@ def main(
     if unknown := set(peers or ()) - set(known):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: expected some of {', '.join(known)}")
     chosen = [known[name] for name in peers or known]
-    others = [OURS_ON_TWO, *chosen]
+    others = [OURS, *chosen]
     failures = _install(chosen)
     images = _images()
     net = Net(str(MODEL))
@@ -65,7 +68,7 @@ def main(
             if server.title in failures:
                 continue
             progress.print(f"round {n + 1} of {rounds}: {server.title}")
-            ours = trial.run(OURS)
+            ours = trial.run(OURS_ON_TWO)
             try:
                 measured[server.title].append((ours, trial.run(server)))
             except PeerError as error:
@@ -134,9 +137,9 @@ class Trial:
                     measure(connect, callers=8, seconds=_SETTLED, size=sizes[batch], server_cpu=float)
                 return sizes
             except OSError as error:
+                time.sleep(0.25)  # before its processes are looked at, which have no mark in the moment they begin
                 if not running.processes.pids() or time.monotonic() > until:
                     raise PeerError(f"cannot be started: {error}; {running.log()}") from error
-                time.sleep(0.25)
 
     def _checked(self, server: Server, running: Running, batch: int) -> int:
         with self._connecting(server, running, batch)() as caller:
@@ -155,7 +158,7 @@ def _keep(
     for case in CASES:
         pairs = {name: [(ours[case], theirs[case]) for ours, theirs in both] for name, both in measured.items()}
         if all_ours := [ours for neighbours in pairs.values() for ours, _ in neighbours]:
-            rows.append((f"{OURS.title} {OURS.version}", *map(str, case), *_cells(all_ours), ""))
+            rows.append((f"{OURS_ON_TWO.title} {OURS.version}", *map(str, case), *_cells(all_ours), ""))
         for server in others:
             if neighbours := pairs.get(server.title):
                 ratio = f"{np.median([ours.rate / theirs.rate for ours, theirs in neighbours]):.2f}"

@@ -15,6 +15,7 @@ from rich.table import Table
 
 LAYERS, HEADS = 12, 12
 RESULTS = Path(__file__).parent / "results.json"
+_WIDTH = 120  # of a table, at least; where nothing is known of the terminal, 80 are taken and it is cut
 README = Path(__file__).parent.parent / "README.md"
 _BEGIN, _END = "<!-- benchmarks: written by python -m benchmarks.harness -->", "<!-- end of benchmarks -->"
 
@@ -76,7 +77,9 @@ def keep(section: str, title: str, columns: Sequence[str], rows: Sequence[Sequen
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, _WIDTH)
+    console.print(table)
     content: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     content[section] = {"title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
     RESULTS.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -73,12 +73,15 @@ def _signals() -> int:
 
 
 def load(settings: Settings) -> PatternClassifier:
-    """The classifier, ready for its first call; workers divide the cores among them.
+    """The classifier, ready for its first call.
+
+    Workers have the cores twice over: one alone at work uses more than its share, and all of them little more.
 
     Raises:
         BundleError: the bundle is missing, damaged, or made for another rendering.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // settings.workers)
+    cores = len(os.sched_getaffinity(0))
+    threads = max(1, min(cores, 2 * cores // settings.workers))
     classifier = PatternClassifier.load(settings.model_dir, threads=threads)
     classifier.warm_up()
     return classifier

@@ -200,6 +200,7 @@ OURS = Server(
 )
 OURS_ON_TWO = replace(OURS, title=f"{OURS.title}, 2 workers", options=("--workers", "2"))
 PEERS = (
+    Peer("grpcio, bare", GrpcCaller, "/bare/Classify", name="grpcio", package="grpcio"),
     Peer("FastAPI", HttpCaller, "/classify", name="fastapi", package="fastapi"),
     Peer("BentoML", HttpCaller, "/classify", name="bentoml", package="bentoml"),
     Peer("LitServe", HttpCaller, "/classify", name="litserve", package="litserve"),
