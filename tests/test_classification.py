@@ -4,7 +4,9 @@ import torch
 
 import classifier as library
 from classifier import PATTERNS, InvalidDeclarationError, Pattern, PatternClassifier
+from classifier.attention_map import read_attention, read_declaration
 from classifier.errors import ShapeError
+from classifier.image_classifier import MeasuredMaps
 from classifier.sample import load_sample
 from tests.drawn_maps import bfloat16_bits, draw, random_maps
 from tests.equality import assert_equal
@@ -233,3 +235,15 @@ def test_an_answer_does_not_depend_on_where_the_maps_lie(classifier):
         place = memory[offset : offset + maps.nbytes]
         place[:] = np.frombuffer(maps.tobytes(), np.uint8)
         assert_equal(classifier.classify(np.frombuffer(place.data, np.float32).reshape(maps.shape)), expected)
+
+
+def test_layers_measured_apart_and_joined_are_classified_as_the_whole(classifier):
+    sample = load_sample()
+    declaration = read_declaration(sample.attention.shape[-1], tokens=sample.tokens, segments=sample.segments)
+    slabs = [read_attention(layers, None) for layers in np.array_split(sample.attention, 4)]
+    joined = MeasuredMaps.joined([classifier.measure_read(slab, declaration) for slab in slabs])
+    apart, whole = (
+        classifier.classify_measured([joined, joined])[1],
+        classifier.classify(sample.attention, tokens=sample.tokens, segments=sample.segments),
+    )
+    assert_equal(apart, whole)
