@@ -112,7 +112,7 @@ class Classifier(ABC):
             mask=mask,
             causal=causal,
         )
-        return _doubted(self.classify_read(maps, declaration))
+        return doubted(self.classify_read(maps, declaration))
 
     def classify_maps(
         self,
@@ -154,7 +154,7 @@ class Classifier(ABC):
         return [found[index] for index in range(len(read))]
 
 
-def _doubted(result: Classification) -> Classification:
+def doubted(result: Classification) -> Classification:
     """Warns where half of an input's maps are uncertain or formless, as a trained model's attention hardly is."""
     formless = (result.patterns == Pattern.HETEROGENEOUS) & (result.evidence.stripe_or_line_mass < FORMLESS)
     doubtful = int((result.uncertain | formless).sum())

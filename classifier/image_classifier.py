@@ -3,9 +3,9 @@
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TypeVar
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from classifier.attention_map import SHORTEST_LABELLED, AttentionMaps, Declaration
 from classifier.classification import Classification, Classifier
 from classifier.errors import AbandonedError, ModelReplacedError
-from classifier.measures import attention_to, evidence
+from classifier.measures import AttentionTo, Evidence, attention_to, evidence
 from classifier.patterns import PATTERN_NAMES, PATTERNS, Pattern
 from classifier.rendering import Survey, find_causal, survey
 
@@ -60,6 +60,55 @@ class Oversight:
 UNWATCHED = Oversight()
 
 
+@dataclass(frozen=True)
+class MeasuredMaps:
+    """What stays of the maps of one input when they are dropped: all that a net and a table ask for.
+
+    Attributes:
+        images: uint8 [maps, 3, size, size], as ``rendering.render`` makes them.
+        causal: bool, leading axes.
+        evidence: the pattern's elements; its arrays have the leading axes of the maps.
+        attention_to: token group -> measures of the attention to it.
+        declaration: what was declared of the input.
+    """
+
+    images: NDArray[np.uint8]
+    causal: NDArray[np.bool_]
+    evidence: Evidence
+    attention_to: Mapping[str, AttentionTo]
+    declaration: Declaration
+
+    @classmethod
+    def joined(cls, slabs: Sequence["MeasuredMaps"]) -> "MeasuredMaps":
+        """One input of several slabs of its layers, each [layers, heads, L, L]."""
+        if len(slabs) == 1:
+            return slabs[0]
+        return cls(
+            images=np.concatenate([slab.images for slab in slabs]),
+            causal=np.concatenate([slab.causal for slab in slabs]),
+            evidence=_stacked([slab.evidence for slab in slabs]),
+            attention_to={
+                name: _stacked([slab.attention_to[name] for slab in slabs], same="positions")
+                for name in slabs[0].attention_to
+            },
+            declaration=slabs[0].declaration,
+        )
+
+
+_Measures = TypeVar("_Measures", AttentionTo, Evidence)
+
+
+def _stacked(slabs: Sequence[_Measures], same: str = "") -> _Measures:
+    """Measures of layers, of which each has the first axis; the field ``same`` is of them all."""
+    first = slabs[0]
+    arrays = {field.name: [getattr(slab, field.name) for slab in slabs] for field in fields(first)}
+    joint = {
+        name: values[0] if name == same or values[0] is None else np.concatenate(values)
+        for name, values in arrays.items()
+    }
+    return type(first)(**joint)
+
+
 class ImageClassifier(Classifier):
     """Renders and measures here, and has a net read the images. Safe to share between threads."""
 
@@ -88,6 +137,17 @@ class ImageClassifier(Classifier):
             InvalidAttentionError: a map is not a self-attention map; subclasses say why.
             AbandonedError: the caller does not want the answer any more.
         """
+        return self.classify_measured([self.measure_read(maps, declaration, oversight)], oversight)[0]
+
+    def measure_read(
+        self, maps: AttentionMaps, declaration: Declaration, oversight: Oversight = UNWATCHED
+    ) -> MeasuredMaps:
+        """Renders and measures maps, which may be dropped then.
+
+        Raises:
+            InvalidAttentionError: a map is not a self-attention map; subclasses say why.
+            AbandonedError: the caller does not want the answer any more.
+        """
         causal, size = find_causal(maps, declaration, self._pool.map), self._image_size()
 
         def look(begin: int, end: int) -> Survey:
@@ -97,7 +157,31 @@ class ImageClassifier(Classifier):
             return seen
 
         seen = Survey.joined(self._in_chunks(len(maps.values), look, oversight))
-        return _put_together(maps, declaration, seen, self.classify_images(seen.images, oversight))
+        return MeasuredMaps(
+            images=seen.images,
+            causal=seen.causal.reshape(maps.leading),
+            evidence=evidence(maps, declaration, seen),
+            attention_to=MappingProxyType(
+                {group.name: attention_to(maps, declaration, seen, group) for group in declaration.groups}
+            ),
+            declaration=declaration,
+        )
+
+    def classify_measured(
+        self, inputs: Sequence[MeasuredMaps], oversight: Oversight = UNWATCHED
+    ) -> list[Classification]:
+        """Classifies inputs whose maps were measured; the net reads the images of all of them together.
+
+        Raises:
+            AbandonedError: the caller does not want the answer any more.
+        """
+        images = inputs[0].images if len(inputs) == 1 else np.concatenate([one.images for one in inputs])
+        answer = self.classify_images(images, oversight)
+        ends = np.cumsum([len(one.images) for one in inputs])[:-1]
+        return [
+            _put_together(one, replace(answer, probabilities=probabilities))
+            for one, probabilities in zip(inputs, np.split(answer.probabilities, ends), strict=True)
+        ]
 
     def _in_chunks(self, count: int, work: Callable[[int, int], _Done], oversight: Oversight) -> list[_Done]:
         """Works on maps ``begin`` to ``end - 1`` of each chunk, side by side on the cores."""
@@ -127,8 +211,8 @@ def joined(answers: Sequence[NetAnswer]) -> NetAnswer:
     return replace(first, probabilities=np.concatenate([answer.probabilities for answer in answers]))
 
 
-def _put_together(maps: AttentionMaps, declaration: Declaration, seen: Survey, answer: NetAnswer) -> Classification:
-    probabilities = answer.probabilities
+def _put_together(measured: MeasuredMaps, answer: NetAnswer) -> Classification:
+    declaration, leading, probabilities = measured.declaration, measured.causal.shape, answer.probabilities
     net = probabilities.argmax(axis=1)
     allowed = probabilities
     if declaration.one_segment:
@@ -138,16 +222,14 @@ def _put_together(maps: AttentionMaps, declaration: Declaration, seen: Survey, a
     top = np.sort(probabilities, axis=1)
     uncertain = probabilities[np.arange(len(answered)), answered] < answer.uncertain_below
     return Classification(
-        patterns=PATTERN_NAMES[answered].reshape(maps.leading),
-        probabilities=probabilities.reshape(*maps.leading, len(PATTERNS)),
-        margin=(top[:, -1] - top[:, -2]).reshape(maps.leading),
-        uncertain=uncertain.reshape(maps.leading),
-        overruled=(answered != net).reshape(maps.leading),
-        causal=seen.causal.reshape(maps.leading),
-        evidence=evidence(maps, declaration, seen),
-        attention_to=MappingProxyType(
-            {group.name: attention_to(maps, declaration, seen, group) for group in declaration.groups}
-        ),
+        patterns=PATTERN_NAMES[answered].reshape(leading),
+        probabilities=probabilities.reshape(*leading, len(PATTERNS)),
+        margin=(top[:, -1] - top[:, -2]).reshape(leading),
+        uncertain=uncertain.reshape(leading),
+        overruled=(answered != net).reshape(leading),
+        causal=measured.causal,
+        evidence=measured.evidence,
+        attention_to=measured.attention_to,
         length=declaration.length,
         too_short=declaration.length < SHORTEST_LABELLED,
         model=answer.model,
