@@ -21,7 +21,16 @@ from classifier.labelling.part import Part
 from classifier.labelling.table import SCHEMA_VERSION
 
 TABLES = ("labels", "inputs", "maps")
-_OURS = (*TABLES, "run.json", "manifest.jsonl", "errors.jsonl", "summary.json", "heads.parquet", "report.html", "figures")
+_OURS = (
+    *TABLES,
+    "run.json",
+    "manifest.jsonl",
+    "errors.jsonl",
+    "summary.json",
+    "heads.parquet",
+    "report.html",
+    "figures",
+)
 _SHOWN = 3  # of the differences between two jobs
 
 
@@ -176,7 +185,9 @@ def locked(path: Path) -> Iterator[RunFolder]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InvalidSettingsError(f"another run is writing to {path}; wait for it, or choose another name") from None
+            raise InvalidSettingsError(
+                f"another run is writing to {path}; wait for it, or choose another name"
+            ) from None
         yield RunFolder(path)
 
 

@@ -11,7 +11,17 @@ from classifier.classification import doubted
 from classifier.image_classifier import ImageClassifier
 from classifier.labelling.memory import Memory
 from classifier.labelling.source import FailedInput, MeasuredInput, Source, Unit
-from classifier.labelling.table import INPUTS, LABELS, MAPS, error_row, input_row, label_rows, map_rows, one_table, versioned
+from classifier.labelling.table import (
+    INPUTS,
+    LABELS,
+    MAPS,
+    error_row,
+    input_row,
+    label_rows,
+    map_rows,
+    one_table,
+    versioned,
+)
 
 IMAGES = 576  # read by the net at a time: enough for all cores, few enough to hold
 
@@ -106,7 +116,11 @@ class PartMaker:
 
 def _part(unit: Unit, rows: _Rows) -> Part:
     labels = _in_order(rows.labels)
-    tables = {"labels": (labels, LABELS), "inputs": (_in_order(rows.inputs), INPUTS), "maps": (_in_order(rows.maps), MAPS)}
+    tables = {
+        "labels": (labels, LABELS),
+        "inputs": (_in_order(rows.inputs), INPUTS),
+        "maps": (_in_order(rows.maps), MAPS),
+    }
     return Part(
         number=unit.number,
         tables={name: _parquet(batches, schema) for name, (batches, schema) in tables.items() if batches},
