@@ -20,6 +20,7 @@ AttentionPatternsError
 ├── BundleError                 the model bundle is missing, damaged or of another rendering
 ├── InvalidSettingsError        what a program was told does not fit together
 ├── SourceError                 a dump, text file, model, token file or certificate cannot be read
+├── OutputError                 a part of the output could not be written
 ├── AbandonedError              the caller does not want the answer any more
 └── ServerError                 the server could not be reached, refused the call or failed
     ├── MessageError                a message is not of the contract
@@ -113,6 +114,10 @@ class InvalidSettingsError(AttentionPatternsError, ValueError):
 
 class SourceError(AttentionPatternsError):
     """A dump, a text file, a model, a token file or a certificate cannot be read."""
+
+
+class OutputError(AttentionPatternsError):
+    """A part of the output could not be written."""
 
 
 class AbandonedError(AttentionPatternsError):

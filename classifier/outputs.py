@@ -99,14 +99,22 @@ def _input(layers: Sequence[Any], encoding: Mapping[str, Any], tokenizer: Tokeni
     return ModelInput(
         attention=np.stack([_array(layer[row]) for layer in layers]),
         tokens=tuple(tokenizer.convert_ids_to_tokens(ids.tolist())),
-        segments=_segments(encoding, row, types),
+        segments=segments_of(encoding, row, types),
         mask=None if mask is None else mask.astype(np.bool_),
         data_type="bfloat16" if _is_bfloat16(layers[0]) else None,
     )
 
 
-def _segments(encoding: Mapping[str, Any], row: int, types: NDArray[Any] | None) -> NDArray[np.int64] | None:
-    """The texts of a pair before the token types, which some tokenizers leave at 0 for both."""
+def segments_of(encoding: Mapping[str, Any], row: int, types: NDArray[Any] | None) -> NDArray[np.int64] | None:
+    """The segment of each token of one text of a batch, int64 [L]; None where the encoding does not tell.
+
+    The texts of a pair come before the token types, which some tokenizers leave at 0 for both.
+
+    Args:
+        encoding: what the tokenizer returned.
+        row: of the batch; 0 where there is none.
+        types: its token types [L], or None.
+    """
     texts: list[int | None] = []
     if getattr(encoding, "is_fast", False) and hasattr(encoding, "sequence_ids"):
         texts = encoding.sequence_ids(row)

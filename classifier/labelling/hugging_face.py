@@ -1,0 +1,355 @@
+"""Attention of a Hugging Face model over texts or pictures. The only file of ``classifier`` that imports torch.
+
+A layer's attention is rendered and measured as soon as it leaves its module, and is then dropped, so that memory grows
+neither with the layers nor with the inputs. Inputs of similar length are run together. Of an encoder-decoder both
+self-attentions are taken: the decoder is fed the same ids shifted right behind its start token, as in training with
+the input as the target.
+"""
+
+import inspect
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers.utils import logging
+
+from classifier.attention_map import Declaration, read_declaration
+from classifier.errors import AttentionPatternsError, SelectionError, ShapeError, SourceError
+from classifier.image_classifier import ImageClassifier, MeasuredMaps
+from classifier.labelling.architecture import hidden_size, longest, special_patches, start_id
+from classifier.labelling.encodings import Encoded, PictureReader, Reader, TextReader, batches
+from classifier.labelling.slabs import Part, SideBySide, Slabs, Wanted, bare, wanted
+from classifier.labelling.source import FailedInput, InputName, MeasuredInput, Selection
+from classifier.labelling.taps import Take, Tap, find_taps, numbered, record, tapped
+from classifier.labelling.texts import Picture, Text
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_COPIES = 5  # of a layer's attention in float32 that eager attention holds at once: 2.3 measured, T5 4.2
+_COPIES_OF_OLDER = 8  # models that are told to return it: XLNet 4.3 measured, DeBERTa 7.1
+_WIDTHS = 32  # hidden vectors a token that a layer holds at once, those inside its feed-forward net among them
+_MIB = 2**20
+_MOST_HELD = 16 * _MIB  # of layers that are measured together
+
+_Outcome = MeasuredMaps | AttentionPatternsError
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is asked of each batch; for each part of the model what is wanted of it, or why nothing can be."""
+
+    task: str
+    wanted: Sequence[Wanted | SelectionError]
+    classifier: ImageClassifier
+    run: SideBySide
+    most_held: int
+
+
+class AttentionModel:
+    """A model that was loaded and shown to return attention. Safe to share between threads, which take turns.
+
+    Attributes:
+        name: its folder, or its name on the hub.
+        revision: its commit on the hub; None for a folder.
+        parts: its stacks of self-attention layers; the encoder first where there are two.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        revision: str | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        truncate: bool = False,
+    ) -> None:
+        """Loads a model from a folder, or by its name on the hub (which HF_HUB_OFFLINE=1 keeps to the local cache).
+
+        Args:
+            name: of the model.
+            revision: branch, tag or commit on the hub.
+            device: that torch runs it on.
+            dtype: of its weights, "float32", "float16" or "bfloat16".
+            truncate: whether to cut texts that are longer than it takes.
+
+        Raises:
+            SourceError: there is none, or it returns no self-attention for texts or pictures.
+        """
+        if dtype not in _DTYPES:
+            raise SourceError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        settings = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
+        self.name = name
+        self._model: Any = _loaded(name, settings, device=device, dtype=_DTYPES[dtype])
+        self.revision: str | None = getattr(self._model.config, "_commit_hash", None)
+        self._two = bool(self._model.config.is_encoder_decoder)
+        self._turn = threading.Lock()  # the hooks of a run would see those of another
+        try:
+            self._reader = _reader(self._model, name, settings, truncate=truncate)
+            self.parts: tuple[Part, ...] = self._probe()
+        except Exception as error:  # so that whatever a model does, its texts fail and the run goes on
+            raise SourceError(f"model {name!r} ({type(self._model).__name__}): {error}") from error
+
+    def _probe(self) -> tuple[Part, ...]:
+        """Runs two short inputs, and finds where each layer's attention leaves the model."""
+        arguments = self._arguments(self._reader.probes())
+        fields = ("encoder_attentions", "decoder_attentions") if self._two else ("attentions",)
+        outputs, emitted = record(self._model, lambda: self._call(arguments, {"output_attentions": True}))
+        length = arguments["input_ids"].shape[1] if "input_ids" in arguments else None
+        # The attention of a decoder to its encoder has taps so that it is dropped with the rest.
+        self._taps = find_taps(emitted, "cross_attentions", getattr(outputs, "cross_attentions", None) or ())
+        parts: list[Part] = []
+        expected: dict[tuple[str, int], Any] = {}
+        for field in fields:
+            layers = getattr(outputs, field, None) or ()
+            there = _square(field, layers, length)
+            taps, in_all = numbered(self._model, find_taps(emitted, field, layers), len(layers))
+            parts.append(_part(field, taps, there, in_all))
+            expected |= {(field, tap.layer): layer for tap, layer in zip(taps, there, strict=True)}
+            self._taps += taps
+        self._reader.fit(there[0].shape[-1])
+        self._settings = self._streaming(arguments, expected)
+        return tuple(parts)
+
+    def _streaming(self, arguments: Mapping[str, Any], expected: Mapping[tuple[str, int], Any]) -> dict[str, Any]:
+        """The settings with which the taps give the attention that the model returns.
+
+        Most models make their weights known to their layers in any case, and then nothing needs to be returned.
+        """
+        for settings in ({}, {"output_attentions": True}):
+            try:
+                seen = self._seen(arguments, settings)
+            except SourceError:
+                if settings:
+                    raise
+                continue
+            if all(key in seen and _equal(seen[key], layer) for key, layer in expected.items()):
+                return settings
+        raise SourceError("the attention that leaves its layers is not what it returns, expected the same values")
+
+    def _seen(self, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
+        seen: dict[tuple[str, int], Any] = {}
+
+        def take(tap: Tap, weights: Any) -> None:
+            seen[tap.field, tap.layer] = weights
+
+        self._stream(arguments, settings, take)
+        return seen
+
+    def measured(
+        self,
+        items: Sequence[Text | Picture],
+        *,
+        task: str,
+        classifier: ImageClassifier,
+        selection: Selection,
+        most_bytes: int,
+    ) -> Iterator[tuple[int, MeasuredInput | FailedInput]]:
+        """Runs inputs and yields each with its place, in any order; of an encoder-decoder both parts.
+
+        Args:
+            items: texts or pictures.
+            task: that they are of.
+            classifier: renders and measures.
+            selection: the layers and heads to label.
+            most_bytes: that attention and hidden states of a batch may take.
+        """
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="measure") as pool:
+            wishes = [self._wanted(part, selection) for part in self.parts]
+            job = _Job(task, wishes, classifier, pool.map, min(most_bytes // 8, _MOST_HELD))
+            most_bytes -= job.most_held
+            for begin in range(0, len(items), self._reader.together):
+                encoded = {}
+                for place, item in enumerate(items[begin : begin + self._reader.together], begin):
+                    try:
+                        encoded[place] = self._encoded(item, most_bytes)
+                    except SourceError as error:
+                        yield place, FailedInput(self._named(task, item.input_id), bare(error))
+                for batch in batches(encoded, fits=lambda count, length: count * self._bytes(length) <= most_bytes):
+                    for place, row in zip(batch, self._outcomes([encoded[n] for n in batch], job), strict=True):
+                        for n, outcome in enumerate(row):
+                            yield place, self._result(encoded[place], n, outcome, job)
+
+    def _named(self, task: str, input_id: str, part: str | None = None) -> InputName:
+        return InputName(task, input_id, part, self.name, self.revision)
+
+    def _wanted(self, part: Part, selection: Selection) -> Wanted | SelectionError:
+        try:
+            return wanted(part, selection, model=self.name)
+        except SelectionError as error:
+            return error
+
+    def _encoded(self, item: Text | Picture, most_bytes: int) -> Encoded:
+        one = self._reader.encode(item)
+        needed = self._bytes(one.length)
+        if needed > most_bytes:
+            raise SourceError(
+                f"{one.input_id} has {one.length} tokens, whose attention takes {needed / _MIB:,.1f} MiB a layer, "
+                f"--max-memory leaves {most_bytes / _MIB:,.1f} MiB"
+            )
+        return one
+
+    def _bytes(self, length: int) -> int:
+        """That a layer's attention and hidden states take for one input."""
+        heads = max(part.heads for part in self.parts)
+        copies = _COPIES_OF_OLDER if self._settings else _COPIES
+        return 4 * length * (copies * heads * length + _WIDTHS * hidden_size(self._model.config))
+
+    def _outcomes(self, batch: Sequence[Encoded], job: _Job) -> list[tuple[_Outcome, ...]]:
+        """For each input what came of each part; where a batch fails, its inputs are tried one by one."""
+        try:
+            return self._run(batch, job)
+        except AttentionPatternsError as error:
+            if len(batch) == 1:
+                return [tuple(bare(error) for _ in self.parts)]
+        return [self._outcomes([one], job)[0] for one in batch]
+
+    def _run(self, batch: Sequence[Encoded], job: _Job) -> list[tuple[_Outcome, ...]]:
+        slabs = {
+            one.part.field: Slabs(
+                one,
+                [self._declaration(text, one.part) for text in batch],
+                classifier=job.classifier,
+                run=job.run,
+                most_held=job.most_held,
+            )
+            for one in job.wanted
+            if isinstance(one, Wanted)
+        }
+
+        def take(tap: Tap, weights: Any) -> None:
+            if tap.field in slabs and slabs[tap.field].takes(tap.layer):
+                slabs[tap.field].take(tap.layer, *_as_numpy(weights))
+
+        if slabs:
+            self._stream(self._arguments(batch), self._settings, take)
+        columns: list[Sequence[_Outcome]] = [
+            slabs[part.field].outcomes() if isinstance(one, Wanted) else [one] * len(batch)
+            for part, one in zip(self.parts, job.wanted, strict=True)
+        ]
+        return list(zip(*columns, strict=True))
+
+    def _declaration(self, one: Encoded, part: Part) -> Declaration:
+        tokens, segments = one.tokens, one.segments
+        if part.field == "decoder_attentions":  # fed the same ids one place later
+            start = self._reader.names([start_id(self._model.config)])
+            tokens = None if tokens is None else (*start, *tokens[:-1])
+            segments = None if segments is None else np.concatenate([segments[:1], segments[:-1]])
+        return read_declaration(one.length, tokens=tokens, segments=segments, causal=part.causal)
+
+    def _result(self, one: Encoded, n: int, outcome: _Outcome, job: _Job) -> MeasuredInput | FailedInput:
+        part, asked = self.parts[n], job.wanted[n]
+        name = self._named(job.task, one.input_id, part.name)
+        if isinstance(asked, SelectionError):
+            return FailedInput(name, asked)
+        if isinstance(outcome, AttentionPatternsError):
+            return FailedInput(name, outcome)
+        return MeasuredInput(name, outcome, asked.layers, asked.heads, (*one.warnings, *part.warnings))
+
+    def _arguments(self, batch: Sequence[Encoded]) -> dict[str, Any]:
+        kind = next(self._model.parameters())
+        arguments = {
+            name: torch.from_numpy(values).to(kind.device, kind.dtype if values.dtype.kind == "f" else None)
+            for name, values in self._reader.arguments(batch).items()
+        }
+        if self._two:
+            ids = arguments["input_ids"]
+            start = torch.full_like(ids[:, :1], start_id(self._model.config))
+            arguments["decoder_input_ids"] = torch.cat([start, ids[:, :-1]], 1)
+        return arguments
+
+    def _stream(self, arguments: Mapping[str, Any], settings: Mapping[str, Any], take: Take) -> None:
+        with self._turn, tapped(self._model, self._taps, take):
+            self._call(arguments, settings)
+
+    def _call(self, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+        try:
+            with torch.inference_mode():
+                return self._model(**arguments, **settings)
+        except Exception as error:  # models raise whatever their makers thought of
+            raise SourceError(f"the model failed: {type(error).__name__}: {error}") from error
+
+
+def _loaded(name: str, settings: Mapping[str, Any], *, device: str, dtype: torch.dtype) -> Any:
+    try:
+        model: Any = AutoModel.from_pretrained(name, attn_implementation="eager", **settings)
+    except Exception as error:  # the kinds of the hub and of file formats have nothing in common
+        raise _not_loaded(name, error) from error
+    for config in (model.config, model.config.get_text_config()):
+        config.use_cache, config.output_attentions, config.output_hidden_states = False, False, False
+    try:
+        return model.to(device=device, dtype=dtype).eval()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise SourceError(f"model {name!r} cannot be moved to device {device!r}: {error}") from error
+
+
+def _not_loaded(name: str, error: Exception) -> SourceError:
+    where = "is a folder" if Path(name).is_dir() else "is no folder here"
+    return SourceError(f"model {name!r} {where} and cannot be loaded: {str(error).strip()}")
+
+
+def _reader(model: Any, name: str, settings: Mapping[str, Any], *, truncate: bool) -> Reader:
+    """Makes the inputs of a model, as far as they are texts or pictures."""
+    accepts, takes = set(inspect.signature(model.forward).parameters), model.main_input_name
+    if takes not in {"input_ids", "pixel_values"} or (takes == "pixel_values" and model.config.is_encoder_decoder):
+        raise SourceError(f"takes {takes}, expected a model of texts, or a vision transformer of one part")
+    if takes == "pixel_values" and not getattr(model.config, "patch_size", None):
+        raise SourceError("has no patch_size in its configuration, expected a vision transformer")
+    try:
+        if takes == "pixel_values":
+            images: Any = AutoImageProcessor
+            processor = images.from_pretrained(name, backend="pil", **settings)  # the same pixels everywhere
+        else:
+            tokenizer: Any = AutoTokenizer.from_pretrained(name, **settings)
+    except Exception as error:  # tokenizers raises kinds derived from nothing common
+        raise _not_loaded(name, error) from error
+    if takes == "pixel_values":
+        return PictureReader(processor, accepts=accepts, patch=model.config.patch_size, names=special_patches(model))
+    return TextReader(tokenizer, accepts=accepts, longest=longest(model, tokenizer), truncate=truncate)
+
+
+def _square(field: str, layers: Sequence[Any], length: int | None) -> list[Any]:
+    """The layers that returned self-attention of the two probes, of one shape.
+
+    Raises:
+        ShapeError: there are none, or one returned something else.
+    """
+    there = [layer for layer in layers if layer is not None]
+    if not there:
+        raise ShapeError(f"returns no {field}, expected the self-attention of its layers")
+    heads, side = there[0].shape[1], length or there[0].shape[-1]
+    for place, layer in enumerate(there):
+        if tuple(layer.shape) != (2, heads, side, side):
+            raise ShapeError(
+                f"{field}[{place}] has shape {list(layer.shape)} for 2 inputs of {side} tokens, expected "
+                f"[2, {heads}, {side}, {side}]: windows, pooled tokens and cross-attention are no self-attention maps"
+            )
+    return there
+
+
+def _part(field: str, taps: Sequence[Tap], layers: Sequence[Any], in_all: int) -> Part:
+    above = {bool(torch.triu(layer[0], 1).any()) for layer in layers}  # the first probe has no padding
+    causal = None if len(above) > 1 else not above.pop()
+    name = field.removesuffix("_attentions") if field != "attentions" else "decoder" if causal else "encoder"
+    return Part(name, causal, tuple(tap.layer for tap in taps), layers[0].shape[1], in_all, field)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Up to what a GPU adds up in another order."""
+    return one.shape == other.shape and torch.allclose(one.float(), other.float(), rtol=0, atol=1e-3, equal_nan=True)
+
+
+def _as_numpy(weights: Any) -> tuple[NDArray[Any], str | None]:
+    """A layer's attention in this computer's memory, without a copy where it is there; bfloat16 as its bits."""
+    weights = weights.cpu()
+    if weights.dtype == torch.bfloat16:  # which numpy does not have
+        return weights.contiguous().view(torch.uint16).numpy(), "bfloat16"
+    return weights.numpy(), None

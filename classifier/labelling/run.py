@@ -1,0 +1,141 @@
+"""The run: units of work through an engine into the run folder, where what is done already is not done again."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from classifier.errors import OutputError
+from classifier.labelling.folder import RunFolder, locked, write_whole
+from classifier.labelling.part import Advance, Part, PartMaker
+from classifier.labelling.source import Unit
+from classifier.labelling.table import SCHEMA_VERSION, error_row
+from classifier.rendering import RENDERING_VERSION
+
+Engine = Callable[[Sequence[Unit], PartMaker, Advance], Iterator[Part]]
+Failures = tuple[Mapping[str, str | None], ...]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a run, together with what was there of it before.
+
+    Attributes:
+        folder: with the tables.
+        inputs: labelled; an encoder-decoder makes two of each text.
+        maps: rows in ``labels``.
+        warned: inputs labelled with warnings.
+        errors: what failed, as lines of the errors file.
+        continued: parts that were there before.
+    """
+
+    folder: RunFolder
+    inputs: int
+    maps: int
+    warned: int
+    errors: Failures
+    continued: int
+
+
+def label(
+    maker: PartMaker,
+    *,
+    output: Path,
+    settings: Mapping[str, Any],
+    engine: Engine | None = None,
+    overwrite: bool = False,
+    retry_failed: bool = False,
+    units: Sequence[Unit] | None = None,
+    on_begin: Callable[[int, int], None] = lambda _inputs, _maps: None,
+    advance: Advance = lambda _inputs, _maps: None,
+) -> RunResult:
+    """Labels all units of the source into the folder ``output``, or those that an earlier run left undone.
+
+    Args:
+        maker: of the parts.
+        output: a new folder, or that of a run of the same job.
+        settings: what changes the labels, in plain values; a run is only continued with the same.
+        engine: does the work; threads of this process by default.
+        overwrite: remove what ``output`` holds of a run.
+        retry_failed: do again the parts in which an input failed.
+        units: of the source, where they are known already.
+        on_begin: told the inputs and maps that earlier runs did.
+        advance: told how many inputs and maps were done since the last time.
+
+    Raises:
+        InvalidSettingsError: ``output`` holds another job's run, or something else.
+        ServerError: the classifier is a client, and its server failed; the run can be continued.
+    """
+    work = maker.source.units() if units is None else units
+    job = {
+        "schema_version": SCHEMA_VERSION,
+        "rendering_version": RENDERING_VERSION,
+        "settings": settings,
+        "sources": maker.source.fingerprint(),
+        "units": len(work),
+    }
+    with locked(output) as folder:
+        folder.begin(job, overwrite=overwrite)
+        if retry_failed:
+            folder.forget([record.number for record in folder.records() if record.errors])
+        before = folder.records()
+        on_begin(sum(record.inputs + len(record.errors) for record in before), sum(record.maps for record in before))
+        done = {record.number for record in before}
+        left = [unit for unit in work if unit.number not in done]
+        unwritten = _written(
+            folder, (engine or in_process)(left, maker, advance), {unit.number: unit for unit in left}, maker
+        )
+        return _finish(folder, len(before), unwritten)
+
+
+def _written(folder: RunFolder, parts: Iterator[Part], units: Mapping[int, Unit], maker: PartMaker) -> Failures:
+    """Keeps parts as they come; gives what failed because its part could not be written."""
+    lost: list[Mapping[str, str | None]] = []
+    for part in parts:
+        try:
+            folder.keep(part)
+        except OSError as error:
+            told = OutputError(f"part {part.number} could not be written: {error}")
+            lost += [error_row(name, told) for name in maker.source.names(units[part.number])]
+    return tuple(lost)
+
+
+def _finish(folder: RunFolder, continued: int, unwritten: Failures) -> RunResult:
+    records = folder.records()
+    errors = (*(error for record in records for error in record.errors), *unwritten)
+    lines = "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
+    if errors:
+        write_whole(folder.path / "errors.jsonl", lines.encode())
+    else:
+        (folder.path / "errors.jsonl").unlink(missing_ok=True)
+    return RunResult(
+        folder=folder,
+        inputs=sum(record.inputs for record in records),
+        maps=sum(record.maps for record in records),
+        warned=sum(record.warned for record in records),
+        errors=errors,
+        continued=continued,
+    )
+
+
+def in_process(units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Iterator[Part]:
+    """Makes parts by threads of this process, as many at once as the source says; they come as they are done."""
+    callers, left = maker.source.callers(), iter(units)
+    with ThreadPoolExecutor(callers, thread_name_prefix="label") as pool:
+        running: set[Future[Part]] = set()
+        try:
+            while True:
+                for unit in left:
+                    running.add(pool.submit(maker.make, unit, advance))
+                    if len(running) == callers:
+                        break
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        finally:
+            for future in running:
+                future.cancel()

@@ -1,0 +1,123 @@
+"""What passes between the sources of attention and the run: units of work, and inputs that were measured or failed."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from classifier.errors import AttentionPatternsError
+from classifier.image_classifier import ImageClassifier, MeasuredMaps
+
+
+@dataclass(frozen=True)
+class InputName:
+    """What tells an input from all others of a run.
+
+    Attributes:
+        task: the file, folder or data set it comes from, by the name it was given.
+        input_id: unique within the task.
+        part: "encoder" or "decoder"; None where the source does not tell.
+        model: the transformer's folder or name on the hub; None for dumps.
+        revision: the commit of the model on the hub; None where it has none.
+    """
+
+    task: str
+    input_id: str
+    part: str | None = None
+    model: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class MeasuredInput:
+    """An input whose maps were rendered, measured and dropped.
+
+    Attributes:
+        name: which input it is.
+        maps: of shape [layers, heads] of those that were asked for; tokens and segments are in its declaration.
+        layers: the index of each of these layers in the model.
+        heads: likewise of each head.
+        warnings: sentences of the source, written beside those of the classifier.
+    """
+
+    name: InputName
+    maps: MeasuredMaps
+    layers: Sequence[int]
+    heads: Sequence[int]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FailedInput:
+    """An input that could not be read, run, measured or written, in place of its rows."""
+
+    name: InputName
+    error: AttentionPatternsError
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of the work that is done as a whole: it makes one part of the output.
+
+    Attributes:
+        number: its place in the run, from 0; the numbers of units and the inputs in them never change between runs
+            of the same job.
+        task: of all its inputs.
+        inputs: how many inputs it has.
+        maps: how many rows it is going to make, as far as can be told.
+        bytes: how much it reads.
+        examples: the places of the inputs, from 0, whose images are kept for the report.
+        items: what the source needs to find the inputs; may be pickled.
+    """
+
+    number: int
+    task: str
+    inputs: int
+    maps: int
+    bytes: int
+    items: tuple[Any, ...]
+    examples: frozenset[int] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which layers and heads to label, as indices in the model; None for all."""
+
+    layers: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+
+
+class Source(ABC):
+    """Attention to label. It may be pickled, and read by several threads and processes at once."""
+
+    @abstractmethod
+    def units(self) -> list[Unit]:
+        """The work, in an order that is always the same."""
+
+    @abstractmethod
+    def names(self, unit: Unit) -> list[InputName]:
+        """The inputs of a unit, in order."""
+
+    def prepare(self, unit: Unit) -> None:  # noqa: B027  most sources have nothing to load
+        """Loads what the unit needs to be there before its attention, say a model; what fails is told by ``measured``."""
+
+    def callers(self) -> int:
+        """How many threads may call ``measured`` at once to good effect."""
+        return len(os.sched_getaffinity(0))
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, str]:
+        """Input file or task -> what changes when it does, so that no run is continued over other inputs."""
+
+    @abstractmethod
+    def measured(
+        self, unit: Unit, classifier: ImageClassifier, *, most_bytes: int
+    ) -> Iterator[tuple[int, MeasuredInput | FailedInput]]:
+        """Reads, renders and measures the inputs of a unit; each comes with its place in the unit, in any order.
+
+        Args:
+            unit: one of ``units``.
+            classifier: renders and measures.
+            most_bytes: of attention that may be in memory at once. An input that needs more fails.
+        """
