@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from classifier.attention_map import read_attention, read_declaration
-from classifier.labelling.texts import Text
+from classifier.labelling.texts.tasks import Text
 from classifier.outputs import inputs_of_layers
 
 logging.set_verbosity_error()

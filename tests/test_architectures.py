@@ -12,9 +12,9 @@ from transformers import AutoImageProcessor, AutoModel
 
 from classifier.attention_map import read_attention, read_declaration
 from classifier.errors import NotFiniteError, RowSumError, SourceError
-from classifier.labelling.hugging_face import AttentionModel
+from classifier.labelling.models.hugging_face import AttentionModel
 from classifier.labelling.source import FailedInput, Selection
-from classifier.labelling.texts import Picture
+from classifier.labelling.texts.tasks import Picture
 from tests.small_transformers import (
     GROUPED,
     IDS,
@@ -236,7 +236,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from classifier import PatternClassifier
-from classifier.labelling.hugging_face import AttentionModel
+from classifier.labelling.models.hugging_face import AttentionModel
 from classifier.labelling.source import Selection
 from tests.small_transformers import texts_of
 

@@ -29,11 +29,12 @@ from classifier.errors import (
     SourceError,
     TokensError,
 )
-from classifier.labelling import dump_plan, dumps
-from classifier.labelling.byte_sources import FileBytes
-from classifier.labelling.dump_plan import EXAMPLES, DumpSlice, dump_tasks
-from classifier.labelling.dumps import DumpSource
-from classifier.labelling.safetensors_header import read_tensors
+from classifier.labelling.dumps import plan as dump_plan
+from classifier.labelling.dumps import source as dumps
+from classifier.labelling.dumps.byte_sources import FileBytes
+from classifier.labelling.dumps.plan import EXAMPLES, DumpSlice, dump_tasks
+from classifier.labelling.dumps.safetensors_header import read_tensors
+from classifier.labelling.dumps.source import DumpSource
 from classifier.labelling.source import FailedInput, MeasuredInput, Selection
 from tests.equality import assert_equal
 
@@ -737,8 +738,8 @@ def test_examples_are_spread_over_a_task(tmp_path, monkeypatch, inputs):
 MEMORY = """
 import resource, sys
 from classifier import PatternClassifier
-from classifier.labelling.dump_plan import dump_tasks
-from classifier.labelling.dumps import DumpSource
+from classifier.labelling.dumps.plan import dump_tasks
+from classifier.labelling.dumps.source import DumpSource
 from classifier.labelling.source import MeasuredInput
 
 def measured(path):

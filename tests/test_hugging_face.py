@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from classifier.errors import SelectionError, SourceError
-from classifier.labelling import models
-from classifier.labelling.encodings import Encoded, batches
-from classifier.labelling.hugging_face import AttentionModel
-from classifier.labelling.models import TEXTS_A_UNIT, ModelSource
+from classifier.labelling.models import source as models
+from classifier.labelling.models.encodings import Encoded, batches
+from classifier.labelling.models.hugging_face import AttentionModel
+from classifier.labelling.models.source import TEXTS_A_UNIT, ModelSource
 from classifier.labelling.source import FailedInput, MeasuredInput, Selection
-from classifier.labelling.texts import UnreadText
+from classifier.labelling.texts.tasks import UnreadText
 from tests.small_transformers import SOME, WORDS, minilm_folder, small_model, texts_of
 
 ENOUGH = 2**28  # bytes
@@ -284,7 +284,7 @@ def test_a_model_that_cannot_be_loaded_fails_all_its_texts_and_is_tried_once(cla
 
 def test_without_torch_the_extra_is_named(classifier, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
-    monkeypatch.delitem(sys.modules, "classifier.labelling.hugging_face")
+    monkeypatch.delitem(sys.modules, "classifier.labelling.models.hugging_face")
     models._load.cache_clear()
     source = ModelSource((minilm_folder(),), (("few", SOME[:1]),))
     ((_, one),) = source.measured(source.units()[0], classifier, most_bytes=ENOUGH)
@@ -295,7 +295,7 @@ def test_without_torch_the_extra_is_named(classifier, monkeypatch):
 
 def test_a_source_is_made_and_cut_into_units_without_torch():
     program = (
-        "import sys; from classifier.labelling.models import ModelSource; "
+        "import sys; from classifier.labelling.models.source import ModelSource; "
         f"ModelSource(({minilm_folder()!r},), (('t', ()),)).units(); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -15,7 +15,7 @@ from fsspec.core import url_to_fs
 from moto.server import ThreadedMotoServer
 
 from classifier.errors import SourceError
-from classifier.labelling.dump_plan import dump_tasks
+from classifier.labelling.dumps.plan import dump_tasks
 from classifier.labelling.files import default_task, find_files, opened
 from classifier.labelling.source import FailedInput, MeasuredInput
 from tests.test_dumps import ENOUGH, FORMATS, assert_as_classified, attention, outcomes, save, source

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from classifier.errors import InvalidSettingsError, SourceError
-from classifier.labelling.texts import Picture, Text, UnreadText, fingerprint, text_tasks
+from classifier.labelling.texts.tasks import Picture, Text, UnreadText, fingerprint, text_tasks
 
 MARK = b"\xef\xbb\xbf"
 
@@ -378,7 +378,7 @@ def test_data_sets_need_their_extra():
 import sys
 sys.modules["datasets"] = None  # as where it is not installed
 from classifier.errors import SourceError
-from classifier.labelling.texts import text_tasks
+from classifier.labelling.texts.tasks import text_tasks
 try:
     text_tasks(["datasets:glue/qqp"])
 except SourceError as error:
@@ -391,7 +391,7 @@ except SourceError as error:
 def test_reading_files_imports_no_heavy_library(write):
     program = f"""
 import sys
-from classifier.labelling.texts import text_tasks
+from classifier.labelling.texts.tasks import text_tasks
 text_tasks([{write("a.txt", "one")!r}])
 print(sorted({{"datasets", "torch", "transformers", "pandas"}} & set(sys.modules)))
 """

@@ -18,7 +18,6 @@ from typing import Any
 
 from classifier.errors import InvalidSettingsError, SourceError
 from classifier.labelling.part import Part
-from classifier.labelling.table import SCHEMA_VERSION
 
 TABLES = ("labels", "inputs", "maps")
 _OURS = (

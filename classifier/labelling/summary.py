@@ -6,15 +6,13 @@ that mean, since the heads of one input are not independent of each other. All i
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-
-from classifier.patterns import PATTERN_NAMES, PATTERNS
 
 STABLE = 0.75  # a head is stable when Wilson's lower bound of its commonest pattern's share is at least this
 _Z = 1.959964  # standard deviations either side of a normal distribution's mean that hold 95 %

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from classifier.labelling.encodings import NO_LIMIT
+from classifier.labelling.models.encodings import NO_LIMIT
 
 
 def special_patches(model: Any) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from classifier.errors import SourceError
-from classifier.labelling.byte_sources import ByteSource, read_bytes
+from classifier.labelling.dumps.byte_sources import ByteSource, read_bytes
 
 _LONGEST_HEADER = 100_000_000  # bytes of JSON, as in the safetensors library
 _TENSOR_TYPES = {

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from classifier.errors import SourceError
+from classifier.labelling.dumps.parquet import parquet_dump
+from classifier.labelling.dumps.raw import npy_dump, npz_dump, safetensors_dump
+from classifier.labelling.dumps.stored import OpenDump
+from classifier.labelling.dumps.zarr import zarr_dump
 from classifier.labelling.files import StoredFile, explained
-from classifier.labelling.parquet_dumps import parquet_dump
-from classifier.labelling.raw_dumps import npy_dump, npz_dump, safetensors_dump
-from classifier.labelling.stored import OpenDump
-from classifier.labelling.zarr_dumps import zarr_dump
 
 _READERS: dict[str, Callable[..., AbstractContextManager[OpenDump]]] = {
     ".npz": npz_dump,

@@ -23,11 +23,11 @@ from math import prod
 from classifier.attention_map import AttentionMaps, read_attention, read_declaration
 from classifier.errors import AttentionPatternsError, SelectionError, SourceError
 from classifier.image_classifier import ImageClassifier, MeasuredMaps
-from classifier.labelling.dump_plan import DumpSlice, Tasks, count_inputs, plan
+from classifier.labelling.dumps.formats import opened_dump, told_of
+from classifier.labelling.dumps.plan import DumpSlice, Tasks, count_inputs, plan
+from classifier.labelling.dumps.stored import OpenDump, SlabBuffer, StoredInput, StoredMaps, check_fits
 from classifier.labelling.files import StoredFile
-from classifier.labelling.formats import opened_dump, told_of
 from classifier.labelling.source import FailedInput, InputName, MeasuredInput, Selection, Source, Unit
-from classifier.labelling.stored import OpenDump, SlabBuffer, StoredInput, StoredMaps, check_fits
 
 SLAB_BYTES = 8 * 2**20  # of attention read and measured at a time, or a single layer where that is larger
 _REMOTE_CALLERS = 8  # reading from afar is waiting

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from classifier.errors import SourceError
-from classifier.labelling.files import StoredFile, explained, opened
-from classifier.labelling.stored import (
+from classifier.labelling.dumps.stored import (
     DECLARED,
     ArrayMaps,
     DumpHeader,
@@ -24,6 +23,7 @@ from classifier.labelling.stored import (
     misnamed,
     require_attention,
 )
+from classifier.labelling.files import StoredFile, explained, opened
 
 _BUFFER = 2**20  # bytes of a column read at a time, so that no column of a row group is in memory as a whole
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from classifier.errors import SourceError
 from classifier.image_classifier import ImageClassifier
 from classifier.labelling.source import FailedInput, InputName, MeasuredInput, Selection, Source, Unit
-from classifier.labelling.texts import Picture, Text, UnreadText
+from classifier.labelling.texts.tasks import Picture, Text, UnreadText
 
 if TYPE_CHECKING:
-    from classifier.labelling.hugging_face import AttentionModel
+    from classifier.labelling.models.hugging_face import AttentionModel
 
 TEXTS_A_UNIT = 128
 
@@ -111,7 +111,7 @@ class ModelSource(Source):
 @lru_cache(maxsize=1)  # a model may take all memory there is; a failure is kept as well, and told at once
 def _load(model: str, revision: str | None, device: str, dtype: str, truncate: bool) -> "AttentionModel | SourceError":
     try:
-        from classifier.labelling.hugging_face import AttentionModel  # noqa: PLC0415  torch takes seconds to import
+        from classifier.labelling.models.hugging_face import AttentionModel  # noqa: PLC0415  torch takes seconds to import
 
         return AttentionModel(model, revision=revision, device=device, dtype=dtype, truncate=truncate)
     except ModuleNotFoundError as error:

@@ -16,10 +16,9 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from classifier.errors import SourceError
-from classifier.labelling.byte_sources import ByteSource, FileBytes, MemberBytes, read_bytes
-from classifier.labelling.files import StoredFile, opened
-from classifier.labelling.safetensors_header import read_tensors
-from classifier.labelling.stored import (
+from classifier.labelling.dumps.byte_sources import ByteSource, FileBytes, MemberBytes, read_bytes
+from classifier.labelling.dumps.safetensors_header import read_tensors
+from classifier.labelling.dumps.stored import (
     DECLARED,
     MANY,
     ArrayMaps,
@@ -37,6 +36,7 @@ from classifier.labelling.stored import (
     misnamed,
     require_attention,
 )
+from classifier.labelling.files import StoredFile, opened
 
 _LONGEST_NPY_HEADER = 2**16  # bytes
 

@@ -9,10 +9,10 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 from classifier.errors import SourceError
+from classifier.labelling.dumps.formats import FOLDERS, SUFFIXES, opened_dump, told_of
+from classifier.labelling.dumps.stored import DumpHeader
 from classifier.labelling.files import StoredFile, default_task, find_files
-from classifier.labelling.formats import FOLDERS, SUFFIXES, opened_dump, told_of
 from classifier.labelling.source import Selection, Unit
-from classifier.labelling.stored import DumpHeader
 
 UNIT_BYTES = 128 * 2**20  # of attention
 UNIT_MAPS = 65_536

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from classifier.errors import SourceError
-from classifier.labelling.dataset_rows import DatasetSpec, read_dataset
 from classifier.labelling.files import StoredFile, default_task, explained, find_files, opened
-from classifier.labelling.text_rows import TEXT_SUFFIXES, BadRow, Columns, Row, is_unicode, read_rows
+from classifier.labelling.texts.dataset_rows import DatasetSpec, read_dataset
+from classifier.labelling.texts.rows import TEXT_SUFFIXES, BadRow, Columns, Row, is_unicode, read_rows
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _DATASETS = "datasets:"

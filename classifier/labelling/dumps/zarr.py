@@ -10,8 +10,7 @@ from fsspec.core import url_to_fs
 from numpy.typing import NDArray
 
 from classifier.errors import SourceError
-from classifier.labelling.files import StoredFile
-from classifier.labelling.stored import (
+from classifier.labelling.dumps.stored import (
     DECLARED,
     MANY,
     DumpHeader,
@@ -26,6 +25,7 @@ from classifier.labelling.stored import (
     header_of,
     require_attention,
 )
+from classifier.labelling.files import StoredFile
 
 
 @contextmanager

@@ -24,12 +24,12 @@ from transformers.utils import logging
 from classifier.attention_map import Declaration, read_declaration
 from classifier.errors import AttentionPatternsError, SelectionError, ShapeError, SourceError
 from classifier.image_classifier import ImageClassifier, MeasuredMaps
-from classifier.labelling.architecture import hidden_size, longest, special_patches, start_id
-from classifier.labelling.encodings import Encoded, PictureReader, Reader, TextReader, batches
-from classifier.labelling.slabs import Part, SideBySide, Slabs, Wanted, bare, wanted
+from classifier.labelling.models.architecture import hidden_size, longest, special_patches, start_id
+from classifier.labelling.models.encodings import Encoded, PictureReader, Reader, TextReader, batches
+from classifier.labelling.models.slabs import Part, SideBySide, Slabs, Wanted, bare, wanted
+from classifier.labelling.models.taps import Take, Tap, find_taps, numbered, record, tapped
 from classifier.labelling.source import FailedInput, InputName, MeasuredInput, Selection
-from classifier.labelling.taps import Take, Tap, find_taps, numbered, record, tapped
-from classifier.labelling.texts import Picture, Text
+from classifier.labelling.texts.tasks import Picture, Text
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _COPIES = 5  # of a layer's attention in float32 that eager attention holds at once: 2.3 measured, T5 4.2

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from classifier.errors import SourceError
-from classifier.labelling.text_rows import BadRow, Columns, Row, row_of
+from classifier.labelling.texts.rows import BadRow, Columns, Row, row_of
 
 DEFAULT_SPLITS = ("validation", "validation_matched", "test", "train")
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.errors import SourceError
-from classifier.labelling.texts import Picture, Text
+from classifier.labelling.texts.tasks import Picture, Text
 from classifier.outputs import segments_of
 
 NO_LIMIT = 2**20  # tokens, for models and tokenizers that name no maximum
