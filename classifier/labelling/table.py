@@ -1,7 +1,8 @@
-"""The tables of a run: labels, inputs and maps. This is the one place that says what their columns are.
+"""The tables of a run: labels, inputs, maps and heads. This is the one place that says what their columns are.
 
 ``labels`` has one row an input, layer and head; ``inputs`` one row an input; ``maps`` the images of the heads of some
-inputs, or of all with ``--keep-maps``. Rows of the three belong together by task, input_id, part and model.
+inputs, or of all with ``--keep-maps``. Rows of the three belong together by task, input_id, part and model. ``heads``
+sums them up: one row a task, model, part, layer and head.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,10 @@ _ATTENTION_TO = pa.struct(
         ("share_from_inside", pa.float32()),
     ]
 )
-PROBABILITIES = tuple(f"probability_{pattern.lower().replace('+', '_')}" for pattern in PATTERNS)
+PATTERN_COLUMNS = tuple(pattern.lower().replace("+", "_") for pattern in PATTERNS)
+PROBABILITIES = tuple(f"probability_{name}" for name in PATTERN_COLUMNS)
+MEASURES = ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "segment_mass", "row_entropy")
+GROUP_MEASURES = ("share", "max_token_share", "baseline")  # that ``heads`` has the means of
 
 LABELS = pa.schema(
     [
@@ -77,6 +81,25 @@ INPUTS = pa.schema(
     ]
 )
 MAPS = pa.schema([*_KEY, ("layer", pa.int32()), ("head", pa.int32()), ("image", pa.binary())])  # uint8 [3, size, size]
+_MEAN = pa.float32()  # over the inputs that have the measure; null where none has
+HEADS = pa.schema(
+    [
+        ("task", _NAME),
+        ("part", _NAME),
+        ("model", _NAME),
+        ("revision", _NAME),
+        ("layer", pa.int32()),
+        ("head", pa.int32()),
+        ("inputs", pa.int64()),
+        ("verdict", _NAME),  # "stable" or "mixed"
+        ("pattern", _NAME),  # the commonest
+        *((f"{end}_{name}", pa.float32()) for name in PATTERN_COLUMNS for end in ("share", "low", "high")),  # Wilson's
+        ("entropy", pa.float32()),  # of the pattern over inputs, bits
+        ("uncertain", pa.float32()),  # share of the inputs
+        *((name, _MEAN) for name in MEASURES),
+        ("attention_to", pa.list_(pa.struct([("group", pa.string()), *((name, _MEAN) for name in GROUP_MEASURES)]))),
+    ]
+)
 
 
 def versioned(schema: pa.Schema, **metadata: int | str) -> pa.Schema:
