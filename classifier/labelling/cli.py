@@ -1,185 +1,213 @@
-"""``attention-label``: labels dumps, or a model's attention over texts, into a Parquet file.
+"""``attention-label``: labels dumps, or the attention of models over texts and pictures, into a folder of tables.
 
-Exit codes: 0 all inputs were labelled; 1 some failed, see ``<output>.errors.jsonl``; 2 nothing was written.
+Exit codes: 0 all inputs were labelled; 1 some failed, see ``errors.jsonl`` in the folder; 2 nothing was labelled, the
+message says why; 130 the run was interrupted, and the same command continues it.
 """
 
-from collections.abc import Iterable, Iterator
+import enum
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from classifier.classification import Classifier
-from classifier.dumps import dump_files, read_dumps
-from classifier.errors import AttentionPatternsError, SourceError
-from classifier.label_input import FailedInput, LabelInput
-from classifier.labelling import LabelSummary, Tally, label
-from classifier.pattern_classifier import PatternClassifier
-from classifier.patterns import PATTERNS
-from classifier.terminal import attention_table, pattern_grid, pattern_shares, titled
+from classifier.errors import AttentionPatternsError, InvalidSettingsError
+from classifier.labelling.estimate import estimate
+from classifier.labelling.folder import RunFolder
+from classifier.labelling.job import ClassifierChoice, Job, indices_of
+from classifier.labelling.memory import Memory, bytes_of
+from classifier.labelling.paper import paper_task
+from classifier.labelling.part import PartMaker
+from classifier.labelling.progress import log, reporting, write_logs
+from classifier.labelling.run import Engine, RunResult, in_process, label
+from classifier.labelling.shown import show_comparison, show_estimate, show_result, show_stacks
+from classifier.labelling.source import Selection
+from classifier.labelling.summary_files import write_summary
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Labels attention maps by pattern, offline and in bulk: dumps, or models over texts and pictures.",
+    rich_markup_mode=None,
+)
 
-_MOST_GRIDS = 4  # of a run over models of different sizes
+
+class LogFormat(enum.StrEnum):
+    """How a run tells where it is."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The inputs of a run, and how many files or texts they come from."""
+class EngineName(enum.StrEnum):
+    """What does the work."""
 
-    inputs: Iterable[LabelInput | FailedInput]
-    units: int
+    IN_PROCESS = "in-process"
+    RAY = "ray"
+
+
+class DataType(enum.StrEnum):
+    """Of a model's weights."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+_RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run", show_default=False)]
+_ComparePaper = Annotated[
+    str | None,
+    typer.Option(metavar="TASK", help="print the shares beside those that Kovaleva et al. 2019 found for a GLUE task"),
+]
 
 
 @app.command()
-def main(
-    dumps: Annotated[
-        list[Path] | None, typer.Argument(help=".npz, .npy, .safetensors files, or folders of them")
-    ] = None,
+def run(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Dumps (.npz, .npy, .safetensors, .parquet, .zarr), or with --model texts (.tsv, .csv, .jsonl, .txt, "
+            "datasets:NAME) or pictures; a file, folder, glob or URL, each perhaps as TASK=PATH.",
+            show_default=False,
+        ),
+    ],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="the Parquet file to write")],
-    model: Annotated[str | None, typer.Option(help="folder or hub name of a Hugging Face model to run")] = None,
-    texts: Annotated[Path | None, typer.Option(help="its texts: one, or a tab-separated pair, a line")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder of the run, new or to be continued")],
+    model: Annotated[list[str] | None, typer.Option(help="folder or hub name of a model to run; repeatable")] = None,
+    columns: Annotated[str | None, typer.Option(help="the column of the texts, or both of a pair: A,B")] = None,
+    id_column: Annotated[str | None, typer.Option(help="the column of the texts' ids")] = None,
+    truncate: Annotated[bool, typer.Option("--truncate", help="cut texts longer than the model takes")] = False,
+    revision: Annotated[str | None, typer.Option(help="branch, tag or commit of the models on the hub")] = None,
+    device: Annotated[str, typer.Option(help="torch device of the models, for example cuda:0")] = "cpu",
+    dtype: Annotated[DataType, typer.Option(help="of the models' weights")] = DataType.FLOAT32,
+    layers: Annotated[str | None, typer.Option(help="only these layers, from 0: 0-3,7")] = None,
+    heads: Annotated[str | None, typer.Option(help="only these heads, from 0")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first N inputs")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="only N inputs, drawn at random")] = None,
+    seed: Annotated[int, typer.Option(help="of --sample")] = 0,
+    max_memory: Annotated[str | None, typer.Option(help="most memory of the process, for example 2G")] = None,
+    keep_maps: Annotated[bool, typer.Option("--keep-maps", help="keep the images of all maps, 1 to 3 KB each")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="begin anew in a folder of another run")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="try again what failed before")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="try a few inputs, tell what all would take")] = False,
+    engine: Annotated[EngineName, typer.Option(help="what does the work")] = EngineName.IN_PROCESS,
+    ray_address: Annotated[str | None, typer.Option(help="a Ray cluster; without, one is started here")] = None,
     endpoint: Annotated[str | None, typer.Option(help="HOST:PORT of a server to classify at, not here")] = None,
-    bundle: Annotated[Path | None, typer.Option(help="folder of the model bundle to use, not the bundled one")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the output if it exists")] = False,
+    bundle: Annotated[Path | None, typer.Option(help="folder of a model bundle, not the bundled one")] = None,
+    compare_paper: _ComparePaper = None,
+    log_format: Annotated[LogFormat, typer.Option(help="of what is told meanwhile")] = LogFormat.TEXT,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show errors only")] = False,
 ) -> None:
-    """Labels attention dumps, or the attention of a model over texts, into a Parquet file of one row a head."""
-    try:
-        _check_usage(dumps, model=model, texts=texts, endpoint=endpoint, bundle=bundle)
-        _check_output(output, overwrite=overwrite)
-        with _classifier(endpoint, bundle=bundle) as engine:
-            source = _model_source(model, texts) if model and texts else _dump_source(dumps or [])
-            summary = _label(source, engine=engine, output=output, quiet=quiet)
-    except (AttentionPatternsError, OSError) as error:  # OSError: a full disk, a folder without permission
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    if not quiet:
-        _show(summary)
-    if summary.errors:
-        typer.echo(f"{_number(summary.failed, 'input')} failed, see {summary.errors}", err=True)
-        raise typer.Exit(1)
+    """Labels inputs into the folder of a run. The same command continues a run that was interrupted."""
+    write_logs(log_format=log_format.value, quiet=quiet)
+    with _told(log_format):
+        if compare_paper is not None:
+            paper_task(compare_paper)  # a wrong name is told before the work, not after it
+        job = Job(
+            inputs=tuple(inputs),
+            models=tuple(model or ()),
+            columns=tuple(columns.split(",")) if columns else (),
+            id_column=id_column,
+            revision=revision,
+            device=device,
+            dtype=dtype.value,
+            truncate=truncate,
+            selection=Selection(
+                None if layers is None else indices_of(layers, option="--layers"),
+                None if heads is None else indices_of(heads, option="--heads"),
+            ),
+            limit=limit,
+            sample=sample,
+            seed=seed,
+        )
+        most = None if max_memory is None else bytes_of(max_memory)
+        choice = ClassifierChoice(endpoint, bundle)
+        chosen_engine = _engine(engine, choice, address=ray_address, max_memory=most)
+        source = job.source()
+        opened = choice.open()
+        with opened.context:
+            maker = PartMaker(source, opened.classifier, Memory.from_now(most), keep_maps)
+            units = source.units()
+            if dry_run:
+                show_estimate(estimate(maker, units))
+                return
+            with reporting(sum(unit.inputs for unit in units), log_format=log_format.value, quiet=quiet) as told:
+                result = label(
+                    maker,
+                    output=output,
+                    settings={"classifier": opened.identity, "keep_maps": keep_maps, **job.settings()},
+                    engine=chosen_engine,
+                    overwrite=overwrite,
+                    retry_failed=retry_failed,
+                    units=units,
+                    on_begin=told.begin,
+                    advance=told.advance,
+                )
+        _tell(result, compare_paper, log_format=log_format, quiet=quiet)
 
 
-class _UsageError(AttentionPatternsError):
-    """The command line asks for what cannot be done."""
+@app.command()
+def summary(run: _RunFolder, *, compare_paper: _ComparePaper = None) -> None:
+    """Sums a run up again, finished or not, and shows it."""
+    with _told(LogFormat.TEXT):
+        folder = RunFolder(run)
+        folder.job()
+        errors = [error for record in folder.records() for error in record.errors]
+        stacks = write_summary(folder, errors)
+        console = Console(highlight=False)
+        show_stacks(console, stacks)
+        if compare_paper is not None:
+            show_comparison(console, stacks, compare_paper)
 
 
-def _check_usage(
-    dumps: list[Path] | None, *, model: str | None, texts: Path | None, endpoint: str | None, bundle: Path | None
-) -> None:
-    if (model is None) != (texts is None):
-        raise _UsageError("--model and --texts go together, and one of them is missing")
-    if bool(dumps) == bool(model):
-        found = "both dumps and --model are" if dumps else "neither dumps nor --model is"
-        raise _UsageError(f"{found} given, expected one of them; see --help")
-    if endpoint and bundle:
-        raise _UsageError("--bundle has no say in what the server at --endpoint uses; leave one of them out")
+@app.command()
+def report(run: _RunFolder) -> None:
+    """Writes report.html, a page to look at a run, and figures/, its figures for a paper."""
+    with _told(LogFormat.TEXT):
+        from classifier.labelling.report.page import write_report  # noqa: PLC0415  its packages are an extra
 
-
-def _check_output(output: Path, *, overwrite: bool) -> None:
-    if not output.parent.is_dir():
-        raise _UsageError(f"output folder {output.parent} does not exist")
-    if output.is_dir() or (output.exists() and not overwrite):
-        raise _UsageError(f"output {output} is {'a folder' if output.is_dir() else 'there; --overwrite replaces it'}")
-
-
-def _dump_source(paths: list[Path]) -> _Source:
-    files = dump_files(paths)
-    return _Source(read_dumps(files), len(files))
-
-
-def _model_source(name: str, texts: Path) -> _Source:
-    try:
-        from classifier.hugging_face import AttentionModel, read_texts  # noqa: PLC0415  torch takes seconds to import
-    except ModuleNotFoundError as error:
-        raise SourceError(
-            f"--model needs the extra 'models': pip install 'attention-patterns[models]' ({error})"
-        ) from None
-    lines = read_texts(texts)
-    return _Source(AttentionModel(name).attention(lines), len(lines))
-
-
-@dataclass(frozen=True)
-class _Engine:
-    """A classifier, and the rendering its model reads."""
-
-    classifier: Classifier
-    rendering_version: int
+        typer.echo(write_report(RunFolder(run)))
 
 
 @contextmanager
-def _classifier(endpoint: str | None, *, bundle: Path | None) -> Iterator[_Engine]:
-    if endpoint is None:
-        own = PatternClassifier.load(bundle)
-        yield _Engine(own, own.bundle.rendering_version)
-        return
-    clients = entry_points(group="attention_patterns.clients", name="grpc")
-    if not clients:
-        raise _UsageError("--endpoint needs the client of attention-patterns, and this installation declares none")
-    with next(iter(clients)).load()(endpoint) as client:
-        yield _Engine(client, client.model().rendering_version)
+def _told(log_format: LogFormat) -> Iterator[None]:
+    """Tells of errors, and makes exit codes of them."""
+    try:
+        yield
+    except (AttentionPatternsError, OSError) as error:  # OSError: a full disk, a folder without permission
+        if log_format is LogFormat.JSON:
+            log("error", error=type(error).__name__, message=str(error))
+        else:
+            typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command continues the run", err=True)
+        raise typer.Exit(130) from None
 
 
-def _label(source: _Source, *, engine: _Engine, output: Path, quiet: bool) -> LabelSummary:
-    progress = Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[maps]:,} maps, {task.fields[rate]:,.0f} a second"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=quiet,
-    )
-    task = progress.add_task("label", total=source.units, maps=0, rate=0.0)
+def _engine(name: EngineName, choice: ClassifierChoice, *, address: str | None, max_memory: int | None) -> Engine:
+    if name is EngineName.IN_PROCESS:
+        if address:
+            raise InvalidSettingsError("--ray-address is for --engine ray, which is not asked for")
+        return in_process
+    from classifier.labelling.ray_engine import ray_engine  # noqa: PLC0415  an extra, and slow to import
 
-    def advance(done: float, maps: int) -> None:
-        now = progress.tasks[task]
-        total = now.fields["maps"] + maps
-        progress.update(task, advance=done, maps=total, rate=total / max(now.elapsed or 0, 1e-3))
-
-    with progress:
-        return label(
-            source.inputs,
-            classifier=engine.classifier,
-            output=output,
-            rendering_version=engine.rendering_version,
-            on_progress=advance,
-        )
+    return ray_engine(choice.load, address=address, max_memory=max_memory)
 
 
-def _show(summary: LabelSummary) -> None:
-    console = Console(highlight=False)
-    warned = f", {summary.warned:,} of them with warnings" if summary.warned else ""
-    written = f"{_number(summary.maps, 'map')} of {_number(summary.inputs, 'input')}{warned}"
-    console.print(f"{summary.output}: {written}\n", soft_wrap=True)
-    if not summary.tallies:
-        return
-    counts = np.concatenate([tally.counts.reshape(-1, len(PATTERNS)) for tally in summary.tallies])
-    console.print(titled("patterns", pattern_shares(counts)))
-    drawn = [tally for tally in summary.tallies if tally.counts[..., 0].size > 1]
-    for tally in sorted(drawn, key=lambda tally: -tally.inputs)[:_MOST_GRIDS]:
-        _show_tally(console, tally)
-    if len(drawn) > _MOST_GRIDS:
-        console.print(f"{len(drawn) - _MOST_GRIDS} more grids of other sizes are not shown")
-
-
-def _show_tally(console: Console, tally: Tally) -> None:
-    layers, heads, _ = tally.counts.shape
-    of = f"{tally.part or 'attention'}: {layers} x {heads} heads, {_number(tally.inputs, 'input')}"
-    console.print(titled(of, pattern_grid(tally.counts)))
-    if tally.attention_to:
-        console.print(titled("attention to, mean over heads and inputs", attention_table(tally.attention_to)))
-
-
-def _number(count: int, of: str) -> str:
-    return f"{count:,} {of}{'' if count == 1 else 's'}"
+def _tell(result: RunResult, compare_paper: str | None, *, log_format: LogFormat, quiet: bool) -> None:
+    if log_format is LogFormat.JSON:
+        log("end", output=str(result.folder.path), inputs=result.inputs, maps=result.maps, failed=len(result.errors))
+    elif not quiet:
+        show_result(Console(highlight=False), result)
+    if compare_paper is not None:
+        show_comparison(Console(highlight=False), result.stacks, compare_paper)
+    if result.errors:
+        if log_format is LogFormat.TEXT:
+            failed = f"{len(result.errors):,} input{'' if len(result.errors) == 1 else 's'} failed"
+            typer.echo(f"{failed}, see {result.folder.path / 'errors.jsonl'}", err=True)
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ labels/ inputs/ maps/   part-00000.parquet and so on, by the number of the unit
 errors.jsonl, summary.json, heads.parquet   made anew from these whenever a run ends
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -30,6 +31,8 @@ _OURS = (
     "report.html",
     "figures",
 )
+_LOCK, _RESERVE = ".lock", ".reserve"
+_RESERVE_BYTES = 8 * 2**20  # for the errors and the summary of a run that filled the disk
 _SHOWN = 3  # of the differences between two jobs
 
 
@@ -86,7 +89,7 @@ class RunFolder:
             self._clear()
         if (self.path / "run.json").exists():
             self._check_same(job)
-        elif self.path.exists() and any(one.name != _LOCK for one in self.path.iterdir()):
+        elif self.path.exists() and any(one.name not in (_LOCK, _RESERVE) for one in self.path.iterdir()):
             raise InvalidSettingsError(f"output {self.path} is there and is no folder of a run; choose another name")
         for table in TABLES:
             (self.path / table).mkdir(parents=True, exist_ok=True)
@@ -95,6 +98,21 @@ class RunFolder:
         if not (self.path / "run.json").exists():
             write_whole(self.path / "run.json", json.dumps(job, indent=1).encode())
         self._mend_manifest()
+        with contextlib.suppress(OSError), (self.path / _RESERVE).open("wb") as reserve:
+            os.posix_fallocate(reserve.fileno(), 0, _RESERVE_BYTES)
+
+    def write_errors(self, errors: Sequence[Mapping[str, str | None]]) -> None:
+        """Writes the errors file, on a full disk into the room that was kept for it; without errors there is none.
+
+        Raises:
+            OSError: even that was not enough.
+        """
+        (self.path / _RESERVE).unlink(missing_ok=True)
+        if errors:
+            lines = "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
+            write_whole(self.path / "errors.jsonl", lines.encode())
+        else:
+            (self.path / "errors.jsonl").unlink(missing_ok=True)
 
     def _clear(self) -> None:
         """Removes what a run makes, and nothing else; the job goes first, so that a half-cleared folder is no run."""
@@ -163,9 +181,6 @@ class RunFolder:
 
     def _part(self, table: str, number: int) -> Path:
         return self.path / table / f"part-{number:05}.parquet"
-
-
-_LOCK = ".lock"
 
 
 @contextmanager

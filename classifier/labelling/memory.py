@@ -29,8 +29,8 @@ class Memory:
         before = resident()
         if most is not None and most - before - _ROWS < _LEAST:
             raise InvalidSettingsError(
-                f"--max-memory is {in_words(most)}, and the labeller and its net take {in_words(before + _ROWS)} before "
-                "any attention is read; expected more than that"
+                f"--max-memory is {in_words(most)}, and the labeller and its net take {in_words(before + _ROWS)} "
+                "before any attention is read; expected more than that"
             )
         return cls(most, before)
 

@@ -1,16 +1,19 @@
 """The run: units of work through an engine into the run folder, where what is done already is not done again."""
 
-import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from classifier.errors import OutputError
-from classifier.labelling.folder import RunFolder, locked, write_whole
+from classifier.labelling.folder import RunFolder, locked
 from classifier.labelling.part import Advance, Part, PartMaker
 from classifier.labelling.source import Unit
+from classifier.labelling.summary import StackSummary
+from classifier.labelling.summary_files import write_summary
 from classifier.labelling.table import SCHEMA_VERSION, error_row
 from classifier.rendering import RENDERING_VERSION
 
@@ -29,6 +32,7 @@ class RunResult:
         warned: inputs labelled with warnings.
         errors: what failed, as lines of the errors file.
         continued: parts that were there before.
+        stacks: what all of it says of each head.
     """
 
     folder: RunFolder
@@ -37,6 +41,7 @@ class RunResult:
     warned: int
     errors: Failures
     continued: int
+    stacks: tuple[StackSummary, ...]
 
 
 def label(
@@ -66,6 +71,7 @@ def label(
 
     Raises:
         InvalidSettingsError: ``output`` holds another job's run, or something else.
+        OutputError: even the errors could not be written.
         ServerError: the classifier is a client, and its server failed; the run can be continued.
     """
     work = maker.source.units() if units is None else units
@@ -105,11 +111,11 @@ def _written(folder: RunFolder, parts: Iterator[Part], units: Mapping[int, Unit]
 def _finish(folder: RunFolder, continued: int, unwritten: Failures) -> RunResult:
     records = folder.records()
     errors = (*(error for record in records for error in record.errors), *unwritten)
-    lines = "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
-    if errors:
-        write_whole(folder.path / "errors.jsonl", lines.encode())
-    else:
-        (folder.path / "errors.jsonl").unlink(missing_ok=True)
+    try:
+        folder.write_errors(errors)
+        stacks = write_summary(folder, errors)
+    except OSError as error:
+        raise OutputError(f"the parts are written, but not what sums them up: {error}") from error
     return RunResult(
         folder=folder,
         inputs=sum(record.inputs for record in records),
@@ -117,25 +123,28 @@ def _finish(folder: RunFolder, continued: int, unwritten: Failures) -> RunResult
         warned=sum(record.warned for record in records),
         errors=errors,
         continued=continued,
+        stacks=tuple(stacks),
     )
 
 
 def in_process(units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Iterator[Part]:
     """Makes parts by threads of this process, as many at once as the source says; they come as they are done."""
-    callers, left = maker.source.callers(), iter(units)
+    callers, left, stopped = maker.source.callers(), iter(units), threading.Event()
+
+    def told(inputs: int, maps: int) -> None:
+        if stopped.is_set():
+            raise CancelledError
+        advance(inputs, maps)
+
     with ThreadPoolExecutor(callers, thread_name_prefix="label") as pool:
         running: set[Future[Part]] = set()
         try:
             while True:
-                for unit in left:
-                    running.add(pool.submit(maker.make, unit, advance))
-                    if len(running) == callers:
-                        break
+                running |= {pool.submit(maker.make, unit, told) for unit in islice(left, callers - len(running))}
                 if not running:
                     return
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
         finally:
-            for future in running:
-                future.cancel()
+            stopped.set()  # an interrupted run does not wait for whole units

@@ -2,9 +2,9 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from classifier.errors import AttentionPatternsError
 from classifier.image_classifier import ImageClassifier, MeasuredMaps
@@ -89,7 +89,21 @@ class Selection:
 
 
 class Source(ABC):
-    """Attention to label. It may be pickled, and read by several threads and processes at once."""
+    """Attention to label. It may be pickled, and read by several threads and processes at once.
+
+    Attributes:
+        only: the inputs to label, by their number in the whole job, from 0; None for all.
+    """
+
+    only: frozenset[int] | None
+
+    @abstractmethod
+    def count_inputs(self) -> int:
+        """How many inputs there are in the whole job, ``only`` or not."""
+
+    @abstractmethod
+    def restricted(self, ordinals: Iterable[int]) -> Self:
+        """The same source with these inputs only, by their number in the whole job, from 0."""
 
     @abstractmethod
     def units(self) -> list[Unit]:
@@ -100,7 +114,7 @@ class Source(ABC):
         """The inputs of a unit, in order."""
 
     def prepare(self, unit: Unit) -> None:  # noqa: B027  most sources have nothing to load
-        """Loads what the unit needs to be there before its attention, say a model; what fails is told by ``measured``."""
+        """Loads what the unit needs beside its attention, say a model; what fails is told by ``measured``."""
 
     def callers(self) -> int:
         """How many threads may call ``measured`` at once to good effect."""

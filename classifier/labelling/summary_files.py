@@ -18,8 +18,8 @@ from classifier.labelling.table import HEADS, PATTERN_COLUMNS, SCHEMA_VERSION, v
 from classifier.patterns import PATTERN_NAMES
 
 
-def write_summary(folder: RunFolder) -> list[StackSummary]:
-    """Sums the run up, and writes it beside its tables.
+def write_summary(folder: RunFolder, errors: Sequence[Mapping[str, str | None]]) -> list[StackSummary]:
+    """Sums the run up, and writes it beside its tables; ``errors`` are lines of the errors file.
 
     Raises:
         OSError: say, the disk is full.
@@ -28,7 +28,7 @@ def write_summary(folder: RunFolder) -> list[StackSummary]:
     sink: Any = pa.BufferOutputStream()
     pq.write_table(_heads(stacks), sink, compression="zstd")
     write_whole(folder.path / "heads.parquet", bytes(memoryview(sink.getvalue())))
-    said = json.dumps(_summary(folder.records(), stacks), indent=1, ensure_ascii=False, allow_nan=False)
+    said = json.dumps(_summary(folder.records(), errors, stacks), indent=1, ensure_ascii=False, allow_nan=False)
     write_whole(folder.path / "summary.json", said.encode())
     return stacks
 
@@ -68,15 +68,16 @@ def _head_row(stack: StackSummary, layer: int, head: int) -> dict[str, Any]:
     }
 
 
-def _summary(records: Sequence[PartRecord], stacks: Sequence[StackSummary]) -> dict[str, Any]:
-    errors = Counter(str(error["error"]) for record in records for error in record.errors)
+def _summary(
+    records: Sequence[PartRecord], errors: Sequence[Mapping[str, str | None]], stacks: Sequence[StackSummary]
+) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "inputs": sum(record.inputs for record in records),
         "maps": sum(record.maps for record in records),
         "inputs_with_warnings": sum(record.warned for record in records),
-        "failed": errors.total(),
-        "failed_by_error": dict(errors.most_common()),
+        "failed": len(errors),
+        "failed_by_error": dict(Counter(str(error["error"]) for error in errors).most_common()),
         "stable_from": STABLE,
         "tasks": [_of_stack(stack) for stack in stacks],
     }
