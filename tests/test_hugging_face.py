@@ -1,12 +1,16 @@
+import os
 import pickle
 import re
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from classifier.errors import SelectionError, SourceError
 from classifier.labelling.models import source as models
@@ -15,7 +19,7 @@ from classifier.labelling.models.hugging_face import AttentionModel
 from classifier.labelling.models.source import TEXTS_A_UNIT, ModelSource
 from classifier.labelling.source import FailedInput, MeasuredInput, Selection
 from classifier.labelling.texts.tasks import UnreadText
-from tests.small_transformers import SOME, WORDS, minilm_folder, small_model, texts_of
+from tests.small_transformers import SOME, TEXT_MODELS, WORDS, minilm_folder, save_model, small_model, texts_of
 
 ENOUGH = 2**28  # bytes
 KINDS = ("gpt2", "llama", "roberta", "t5", "bart")
@@ -173,16 +177,50 @@ def test_the_texts_of_a_batch_that_fails_are_run_one_by_one(run):
     assert found[2].error.__cause__ is None  # its traceback would keep the attention
 
 
-def test_threads_take_turns(minilm, run):
-    alone, found = run(minilm, SOME), {}
-    threads = [threading.Thread(target=lambda n=n: found.update({n: run(minilm, SOME)})) for n in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for n in range(3):
-        for one, other in zip(found[n], alone, strict=True):
+def side_by_side(run, model, lots):
+    """What comes of each lot of texts by threads that run the model at once, several times."""
+    with ThreadPoolExecutor(3) as pool:
+        return list(pool.map(lambda texts: run(model, texts), lots))
+
+
+def test_threads_that_run_a_model_at_once_get_what_one_alone_gets(minilm, run):
+    alone = run(minilm, SOME)
+    for found in side_by_side(run, minilm, [SOME] * 6):
+        for one, other in zip(found, alone, strict=True):
             np.testing.assert_array_equal(one.maps.images, other.maps.images)
+
+
+def test_threads_do_not_share_what_a_model_remembers_of_its_input(tmp_path, run):
+    name, arguments = TEXT_MODELS["llama"]
+    factors = {"short_factor": [1.0, 1.0], "long_factor": [16.0, 16.0], "original_max_position_embeddings": 8}
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, **factors}  # other angles for texts of over 8 tokens
+    config = getattr(transformers, name)(**arguments | {"max_position_embeddings": 64, "rope_parameters": rope})
+    model = AttentionModel(save_model(tmp_path, "llama", config))
+    lots = [texts_of(*[" ".join(WORDS[:count])] * 30) for count in (5, 40)] * 10
+    alone = [run(model, texts[:1])[0].maps.evidence.row_entropy for texts in lots[:2]]
+    for n, found in enumerate(side_by_side(run, model, lots)):
+        for one in found:
+            np.testing.assert_allclose(one.maps.evidence.row_entropy, alone[n % 2], atol=1e-4)
+
+
+def test_threads_do_not_cut_the_texts_of_others(folders, run):
+    model = AttentionModel(folders["roberta"], truncate=True)
+    long, short = texts_of(*[" ".join(WORDS * 9)] * 40), texts_of(*[" ".join(WORDS[:18])] * 40)
+    for found, length in zip(side_by_side(run, model, [long, short] * 3), [24, 20] * 3, strict=True):
+        assert {one.maps.declaration.length for one in found} == {length}
+
+
+def test_torch_has_its_threads_back_after_a_run(minilm, run):
+    before = torch.get_num_threads()
+    side_by_side(run, minilm, [SOME] * 3)
+    assert torch.get_num_threads() == before
+    assert started_anew() == before
+
+
+def started_anew():
+    """The threads that torch takes in a new thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
 
 
 def encoded(length, shape=()):
@@ -304,10 +342,62 @@ def test_a_source_is_made_and_cut_into_units_without_torch():
 
 def test_the_fingerprint_changes_with_the_texts_and_the_model(folders, tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    source = ModelSource((str(tmp_path), "some/model"), (("few", SOME), ("more", SOME)), revision="main")
+    source = ModelSource((str(tmp_path), "some/model"), (("few", SOME), ("dtype", SOME)), revision="main")
     before = source.fingerprint()
-    assert set(before) == {"few", "more", f"model {tmp_path}", "model some/model"}
+    settings = {"selection", "dtype", "truncate", "only"}
+    assert set(before) == {"task few", "task dtype", f"model {tmp_path}", "model some/model"} | settings
     assert before["model some/model"] == "main"
-    assert ModelSource(source.models, (("few", SOME[:2]), ("more", SOME))).fingerprint()["few"] != before["few"]
+    fewer = replace(source, tasks=(("few", SOME[:2]), ("dtype", SOME)))
+    assert changed(before, fewer) == {"task few"}
     (tmp_path / "config.json").write_text("{ }")
-    assert {name for name, value in source.fingerprint().items() if value != before[name]} == {f"model {tmp_path}"}
+    assert changed(before, source) == {f"model {tmp_path}"}
+
+
+def changed(before, source):
+    return {name for name, value in source.fingerprint().items() if value != before[name]}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("selection", Selection(heads=(1,))), ("dtype", "bfloat16"), ("truncate", True), ("only", frozenset({2}))],
+)
+def test_the_fingerprint_changes_with_what_changes_the_labels(name, value):
+    source = ModelSource(("some/model",), (("few", SOME),))
+    assert changed(source.fingerprint(), replace(source, **{name: value})) == {name}
+
+
+def test_some_texts_are_chosen_by_their_number_in_all_tasks_the_same_for_each_model(folders):
+    source = ModelSource((minilm_folder(), folders["gpt2"]), (("few", SOME[:3]), ("none", ()), ("more", SOME)))
+    assert source.count_inputs() == 9
+    some = source.restricted([8, 1, 3])
+    assert some.count_inputs() == 9
+    assert [(name.model, name.task, name.input_id) for unit in some.units() for name in some.names(unit)] == [
+        (model, task, input_id)
+        for model in source.models
+        for task, input_id in (("few", "t:2"), ("more", "t:1"), ("more", "t:6"))
+    ]
+    assert [(unit.number, unit.inputs, unit.maps) for unit in some.units()] == [
+        (0, 1, 72),
+        (1, 2, 144),
+        (2, 1, 6),
+        (3, 2, 12),
+    ]
+
+
+def test_eight_texts_of_each_task_and_model_are_examples():
+    source = ModelSource((minilm_folder(), "some/model"), (("many", MANY), ("few", SOME[:3])))
+    first, second, few, *other = source.units()
+    assert sorted(first.examples) == [n * len(MANY) // 8 for n in range(8)]
+    assert second.examples == set()
+    assert few.examples == {0, 1, 2}
+    assert [unit.examples for unit in other] == [first.examples, second.examples, few.examples]
+    last = source.restricted(range(len(MANY) - 60, len(MANY))).units()[0]
+    assert (last.inputs, len(last.examples)) == (60, 8)
+
+
+def test_a_text_may_take_the_memory_of_all_callers(classifier):
+    source = ModelSource((minilm_folder(),), (("t", texts_of("the ferry", " ".join(["ferry"] * 150))),))
+    share = 10 * 2**20  # bytes; the long text needs 11.3 MiB
+    found = dict(source.measured(source.units()[0], classifier, most_bytes=share))
+    assert source.callers() == min(2, len(os.sched_getaffinity(0)))
+    assert isinstance(found[1], MeasuredInput) is (source.callers() == 2)

@@ -20,7 +20,7 @@ from classifier.labelling.job import ClassifierChoice, Job, indices_of
 from classifier.labelling.memory import Memory, bytes_of
 from classifier.labelling.paper import paper_task
 from classifier.labelling.part import PartMaker
-from classifier.labelling.progress import log, reporting, write_logs
+from classifier.labelling.progress import log, log_error, reporting, write_logs
 from classifier.labelling.run import Engine, RunResult, in_process, label
 from classifier.labelling.shown import show_comparison, show_estimate, show_result, show_stacks
 from classifier.labelling.source import Selection
@@ -30,6 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Labels attention maps by pattern, offline and in bulk: dumps, or models over texts and pictures.",
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 
 
@@ -177,7 +178,7 @@ def _told(log_format: LogFormat) -> Iterator[None]:
         yield
     except (AttentionPatternsError, OSError) as error:  # OSError: a full disk, a folder without permission
         if log_format is LogFormat.JSON:
-            log("error", error=type(error).__name__, message=str(error))
+            log_error(error)
         else:
             typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error

@@ -89,8 +89,8 @@ class RunFolder:
             self._clear()
         if (self.path / "run.json").exists():
             self._check_same(job)
-        elif self.path.exists() and any(one.name not in (_LOCK, _RESERVE) for one in self.path.iterdir()):
-            raise InvalidSettingsError(f"output {self.path} is there and is no folder of a run; choose another name")
+        elif any(one.name not in (_LOCK, _RESERVE) for one in self.path.iterdir()):
+            raise _no_run(self.path)
         for table in TABLES:
             (self.path / table).mkdir(parents=True, exist_ok=True)
             for torn in (self.path / table).glob(".*"):
@@ -190,6 +190,8 @@ def locked(path: Path) -> Iterator[RunFolder]:
     Raises:
         InvalidSettingsError: one does, or the folder cannot be made.
     """
+    if path.is_dir() and any(path.iterdir()) and not (path / _LOCK).exists():
+        raise _no_run(path)  # and no file of ours is left in it
     try:
         path.mkdir(exist_ok=True)
         lock = (path / _LOCK).open("w")
@@ -203,6 +205,10 @@ def locked(path: Path) -> Iterator[RunFolder]:
                 f"another run is writing to {path}; wait for it, or choose another name"
             ) from None
         yield RunFolder(path)
+
+
+def _no_run(path: Path) -> InvalidSettingsError:
+    return InvalidSettingsError(f"output {path} is there and is no folder of a run; choose another name")
 
 
 def write_whole(path: Path, content: bytes) -> None:

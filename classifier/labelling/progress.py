@@ -133,6 +133,11 @@ def log(event: str, **fields: Any) -> None:
     _logger.info(event, extra=fields)
 
 
+def log_error(error: Exception) -> None:
+    """Likewise of what ended the run; also if it is quiet."""
+    _logger.error("error", extra={"error": type(error).__name__, "reason": str(error)})
+
+
 def write_logs(*, log_format: LogFormat, quiet: bool) -> None:
     """Sends what ``log`` is told to standard error, as JSON."""
     if log_format != "json":

@@ -9,6 +9,8 @@ from typing import Any, Self
 from classifier.errors import AttentionPatternsError
 from classifier.image_classifier import ImageClassifier, MeasuredMaps
 
+EXAMPLES = 8  # inputs of a task whose images are kept for the report
+
 
 @dataclass(frozen=True)
 class InputName:
@@ -86,6 +88,11 @@ class Selection:
 
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
+
+
+def spread_evenly(count: int, among: int) -> frozenset[int]:
+    """At most ``count`` places among ``among``, from 0, as far from each other as can be."""
+    return frozenset(n * among // count for n in range(count)) if among else frozenset()
 
 
 class Source(ABC):

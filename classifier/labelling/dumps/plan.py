@@ -12,11 +12,10 @@ from classifier.errors import SourceError
 from classifier.labelling.dumps.formats import FOLDERS, SUFFIXES, opened_dump, told_of
 from classifier.labelling.dumps.stored import DumpHeader
 from classifier.labelling.files import StoredFile, default_task, find_files
-from classifier.labelling.source import Selection, Unit
+from classifier.labelling.source import EXAMPLES, Selection, Unit, spread_evenly
 
 UNIT_BYTES = 128 * 2**20  # of attention
 UNIT_MAPS = 65_536
-EXAMPLES = 8  # inputs of a task whose images are kept for the report
 _READERS, _REMOTE_READERS = 4, 16  # headers asked for at once: from afar each is a wait, not work
 
 Tasks = tuple[tuple[str, tuple[StoredFile, ...]], ...]
@@ -107,7 +106,7 @@ def plan(tasks: Tasks, selection: Selection, only: frozenset[int] | None) -> lis
         pieces = list(_pieces(of_task, selection, first, only))
         first += sum(one.count for one in of_task)
         inputs = sum(len(piece.slice.indices) for piece in pieces)
-        wanted = {n * inputs // EXAMPLES for n in range(EXAMPLES)} if inputs else set()
+        wanted = spread_evenly(EXAMPLES, inputs)
         done = 0
         for packed in _packed(pieces):
             unit = _unit(len(units), task, packed, done, wanted)
@@ -211,7 +210,7 @@ def _packed(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
         yield packed
 
 
-def _unit(number: int, task: str, packed: Sequence[_Piece], done: int, examples: set[int]) -> Unit:
+def _unit(number: int, task: str, packed: Sequence[_Piece], done: int, examples: frozenset[int]) -> Unit:
     inputs = sum(len(piece.slice.indices) for piece in packed)
     return Unit(
         number=number,

@@ -1,5 +1,6 @@
 """Texts and pictures as a transformer takes them, one by one, and put together in batches."""
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ class TextReader(Reader):
             SourceError: the tokenizer has no vocabulary.
         """
         self._tokenizer, self._accepts, self._longest, self._truncate = tokenizer, accepts, longest, truncate
+        self._turn = threading.Lock()  # to cut a text, the tokenizer itself is set to cut
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
@@ -114,7 +116,8 @@ class TextReader(Reader):
 
     def _encoding(self, text: Text, **settings: Any) -> Any:
         try:
-            return self._tokenizer(text.first, text.second, verbose=False, **settings)
+            with self._turn:
+                return self._tokenizer(text.first, text.second, verbose=False, **settings)
         except Exception as error:  # tokenizers raises kinds derived from nothing common
             raise SourceError(f"{text.input_id} cannot be cut into tokens: {error}") from error
 

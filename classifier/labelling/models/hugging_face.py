@@ -8,52 +8,35 @@ the input as the target.
 
 import inspect
 import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from classifier.attention_map import Declaration, read_declaration
-from classifier.errors import AttentionPatternsError, SelectionError, ShapeError, SourceError
-from classifier.image_classifier import ImageClassifier, MeasuredMaps
-from classifier.labelling.models.architecture import hidden_size, longest, special_patches, start_id
+from classifier.errors import AttentionPatternsError, SourceError
+from classifier.image_classifier import ImageClassifier
+from classifier.labelling.models.architecture import layer_bytes, longest, special_patches, square, start_id
 from classifier.labelling.models.encodings import Encoded, PictureReader, Reader, TextReader, batches
-from classifier.labelling.models.slabs import Part, SideBySide, Slabs, Wanted, bare, wanted
-from classifier.labelling.models.taps import Take, Tap, find_taps, numbered, record, tapped
-from classifier.labelling.source import FailedInput, InputName, MeasuredInput, Selection
+from classifier.labelling.models.job import Job, Outcome
+from classifier.labelling.models.slabs import Part, bare
+from classifier.labelling.models.taps import Tap, find_taps, numbered, record, tapped
+from classifier.labelling.models.turns import CALLERS, Turns, replicas
+from classifier.labelling.source import FailedInput, MeasuredInput, Selection
 from classifier.labelling.texts.tasks import Picture, Text
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_COPIES = 5  # of a layer's attention in float32 that eager attention holds at once: 2.3 measured, T5 4.2
-_COPIES_OF_OLDER = 8  # models that are told to return it: XLNet 4.3 measured, DeBERTa 7.1
-_WIDTHS = 32  # hidden vectors a token that a layer holds at once, those inside its feed-forward net among them
 _MIB = 2**20
 _MOST_HELD = 16 * _MIB  # of layers that are measured together
 
-_Outcome = MeasuredMaps | AttentionPatternsError
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is asked of each batch; for each part of the model what is wanted of it, or why nothing can be."""
-
-    task: str
-    wanted: Sequence[Wanted | SelectionError]
-    classifier: ImageClassifier
-    run: SideBySide
-    most_held: int
-
 
 class AttentionModel:
-    """A model that was loaded and shown to return attention. Safe to share between threads, which take turns.
+    """A model that was loaded and shown to return attention. Safe to share between threads.
 
     Attributes:
         name: its folder, or its name on the hub.
@@ -91,10 +74,11 @@ class AttentionModel:
         self._model: Any = _loaded(name, settings, device=device, dtype=_DTYPES[dtype])
         self.revision: str | None = getattr(self._model.config, "_commit_hash", None)
         self._two = bool(self._model.config.is_encoder_decoder)
-        self._turn = threading.Lock()  # the hooks of a run would see those of another
+        self._threads = torch.get_num_threads()  # shared out between callers
         try:
             self._reader = _reader(self._model, name, settings, truncate=truncate)
             self.parts: tuple[Part, ...] = self._probe()
+            self._turns = Turns(replicas(self._model))
         except Exception as error:  # so that whatever a model does, its texts fail and the run goes on
             raise SourceError(f"model {name!r} ({type(self._model).__name__}): {error}") from error
 
@@ -102,7 +86,7 @@ class AttentionModel:
         """Runs two short inputs, and finds where each layer's attention leaves the model."""
         arguments = self._arguments(self._reader.probes())
         fields = ("encoder_attentions", "decoder_attentions") if self._two else ("attentions",)
-        outputs, emitted = record(self._model, lambda: self._call(arguments, {"output_attentions": True}))
+        outputs, emitted = record(self._model, lambda: _call(self._model, arguments, {"output_attentions": True}))
         length = arguments["input_ids"].shape[1] if "input_ids" in arguments else None
         # The attention of a decoder to its encoder has taps so that it is dropped with the rest.
         self._taps = find_taps(emitted, "cross_attentions", getattr(outputs, "cross_attentions", None) or ())
@@ -110,7 +94,7 @@ class AttentionModel:
         expected: dict[tuple[str, int], Any] = {}
         for field in fields:
             layers = getattr(outputs, field, None) or ()
-            there = _square(field, layers, length)
+            there = square(field, layers, length)
             taps, in_all = numbered(self._model, find_taps(emitted, field, layers), len(layers))
             parts.append(_part(field, taps, there, in_all))
             expected |= {(field, tap.layer): layer for tap, layer in zip(taps, there, strict=True)}
@@ -141,7 +125,8 @@ class AttentionModel:
         def take(tap: Tap, weights: Any) -> None:
             seen[tap.field, tap.layer] = weights
 
-        self._stream(arguments, settings, take)
+        with tapped(self._model, self._taps, take):
+            _call(self._model, arguments, settings)
         return seen
 
     def measured(
@@ -160,32 +145,36 @@ class AttentionModel:
             task: that they are of.
             classifier: renders and measures.
             selection: the layers and heads to label.
-            most_bytes: that attention and hidden states of a batch may take.
+            most_bytes: that the attention and hidden states of all callers together may take.
         """
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="measure") as pool:
-            wishes = [self._wanted(part, selection) for part in self.parts]
-            job = _Job(task, wishes, classifier, pool.map, min(most_bytes // 8, _MOST_HELD))
-            most_bytes -= job.most_held
-            for begin in range(0, len(items), self._reader.together):
-                encoded = {}
-                for place, item in enumerate(items[begin : begin + self._reader.together], begin):
-                    try:
-                        encoded[place] = self._encoded(item, most_bytes)
-                    except SourceError as error:
-                        yield place, FailedInput(self._named(task, item.input_id), bare(error))
-                for batch in batches(encoded, fits=lambda count, length: count * self._bytes(length) <= most_bytes):
-                    for place, row in zip(batch, self._outcomes([encoded[n] for n in batch], job), strict=True):
-                        for n, outcome in enumerate(row):
-                            yield place, self._result(encoded[place], n, outcome, job)
+        cores = len(os.sched_getaffinity(0))
+        with self._turns.caller(), ThreadPoolExecutor(cores, thread_name_prefix="measure") as pool:
 
-    def _named(self, task: str, input_id: str, part: str | None = None) -> InputName:
-        return InputName(task, input_id, part, self.name, self.revision)
+            def run(work: Callable[[int], object], rows: Iterable[int]) -> Iterable[object]:
+                return map(work, rows) if self._turns.callers >= cores else pool.map(work, rows)
 
-    def _wanted(self, part: Part, selection: Selection) -> Wanted | SelectionError:
-        try:
-            return wanted(part, selection, model=self.name)
-        except SelectionError as error:
-            return error
+            start = self._reader.names([start_id(self._model.config)]) if self._two else ()
+            held = min(most_bytes // (8 * CALLERS), _MOST_HELD)
+            job = Job(task, self.name, self.revision, self.parts, selection, classifier, run, held, start)
+            yield from self._results(items, job, most_bytes - CALLERS * held)
+
+    def _results(
+        self, items: Sequence[Text | Picture], job: Job, most_bytes: int
+    ) -> Iterator[tuple[int, MeasuredInput | FailedInput]]:
+        def fits(count: int, length: int) -> bool:
+            return count * self._bytes(length) <= most_bytes // CALLERS
+
+        for begin in range(0, len(items), self._reader.together):
+            encoded = {}
+            for place, item in enumerate(items[begin : begin + self._reader.together], begin):
+                try:
+                    encoded[place] = self._encoded(item, most_bytes)
+                except SourceError as error:
+                    yield place, FailedInput(job.named(item.input_id), bare(error))
+            for batch in batches(encoded, fits=fits):
+                some = [encoded[place] for place in batch]
+                for place, one, row in zip(batch, some, self._outcomes(some, job, most_bytes), strict=True):
+                    yield from ((place, result) for result in job.results(one, row))
 
     def _encoded(self, item: Text | Picture, most_bytes: int) -> Encoded:
         one = self._reader.encode(item)
@@ -198,61 +187,35 @@ class AttentionModel:
         return one
 
     def _bytes(self, length: int) -> int:
-        """That a layer's attention and hidden states take for one input."""
         heads = max(part.heads for part in self.parts)
-        copies = _COPIES_OF_OLDER if self._settings else _COPIES
-        return 4 * length * (copies * heads * length + _WIDTHS * hidden_size(self._model.config))
+        return layer_bytes(self._model.config, length=length, heads=heads, older=bool(self._settings))
 
-    def _outcomes(self, batch: Sequence[Encoded], job: _Job) -> list[tuple[_Outcome, ...]]:
+    def _outcomes(self, batch: Sequence[Encoded], job: Job, most_bytes: int) -> list[tuple[Outcome, ...]]:
         """For each input what came of each part; where a batch fails, its inputs are tried one by one."""
         try:
-            return self._run(batch, job)
+            return self._run(batch, job, most_bytes)
         except AttentionPatternsError as error:
             if len(batch) == 1:
                 return [tuple(bare(error) for _ in self.parts)]
-        return [self._outcomes([one], job)[0] for one in batch]
+        return [self._outcomes([one], job, most_bytes)[0] for one in batch]
 
-    def _run(self, batch: Sequence[Encoded], job: _Job) -> list[tuple[_Outcome, ...]]:
-        slabs = {
-            one.part.field: Slabs(
-                one,
-                [self._declaration(text, one.part) for text in batch],
-                classifier=job.classifier,
-                run=job.run,
-                most_held=job.most_held,
-            )
-            for one in job.wanted
-            if isinstance(one, Wanted)
-        }
+    def _run(self, batch: Sequence[Encoded], job: Job, most_bytes: int) -> list[tuple[Outcome, ...]]:
+        slabs = job.slabs(batch)
 
         def take(tap: Tap, weights: Any) -> None:
             if tap.field in slabs and slabs[tap.field].takes(tap.layer):
                 slabs[tap.field].take(tap.layer, *_as_numpy(weights))
 
         if slabs:
-            self._stream(self._arguments(batch), self._settings, take)
-        columns: list[Sequence[_Outcome]] = [
-            slabs[part.field].outcomes() if isinstance(one, Wanted) else [one] * len(batch)
-            for part, one in zip(self.parts, job.wanted, strict=True)
-        ]
-        return list(zip(*columns, strict=True))
-
-    def _declaration(self, one: Encoded, part: Part) -> Declaration:
-        tokens, segments = one.tokens, one.segments
-        if part.field == "decoder_attentions":  # fed the same ids one place later
-            start = self._reader.names([start_id(self._model.config)])
-            tokens = None if tokens is None else (*start, *tokens[:-1])
-            segments = None if segments is None else np.concatenate([segments[:1], segments[:-1]])
-        return read_declaration(one.length, tokens=tokens, segments=segments, causal=part.causal)
-
-    def _result(self, one: Encoded, n: int, outcome: _Outcome, job: _Job) -> MeasuredInput | FailedInput:
-        part, asked = self.parts[n], job.wanted[n]
-        name = self._named(job.task, one.input_id, part.name)
-        if isinstance(asked, SelectionError):
-            return FailedInput(name, asked)
-        if isinstance(outcome, AttentionPatternsError):
-            return FailedInput(name, outcome)
-        return MeasuredInput(name, outcome, asked.layers, asked.heads, (*one.warnings, *part.warnings))
+            arguments = self._arguments(batch)
+            needed = len(batch) * self._bytes(max(one.length for one in batch))
+            with (
+                self._turns.turn(needed, most=most_bytes) as model,
+                _shared_out(self._threads, self._turns.callers),
+                tapped(model, self._taps, take),
+            ):
+                _call(model, arguments, self._settings)
+        return job.outcomes(slabs, len(batch))
 
     def _arguments(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         kind = next(self._model.parameters())
@@ -266,16 +229,23 @@ class AttentionModel:
             arguments["decoder_input_ids"] = torch.cat([start, ids[:, :-1]], 1)
         return arguments
 
-    def _stream(self, arguments: Mapping[str, Any], settings: Mapping[str, Any], take: Take) -> None:
-        with self._turn, tapped(self._model, self._taps, take):
-            self._call(arguments, settings)
 
-    def _call(self, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
-        try:
-            with torch.inference_mode():
-                return self._model(**arguments, **settings)
-        except Exception as error:  # models raise whatever their makers thought of
-            raise SourceError(f"the model failed: {type(error).__name__}: {error}") from error
+def _call(model: Any, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+    try:
+        with torch.inference_mode():
+            return model(**arguments, **settings)
+    except Exception as error:  # models raise whatever their makers thought of
+        raise SourceError(f"the model failed: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _shared_out(threads: int, callers: int) -> Iterator[None]:
+    """While it lasts, torch takes a caller's share of the threads; with more, callers would wait for each other."""
+    torch.set_num_threads(max(1, threads // callers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _loaded(name: str, settings: Mapping[str, Any], *, device: str, dtype: torch.dtype) -> Any:
@@ -316,25 +286,6 @@ def _reader(model: Any, name: str, settings: Mapping[str, Any], *, truncate: boo
     return TextReader(tokenizer, accepts=accepts, longest=longest(model, tokenizer), truncate=truncate)
 
 
-def _square(field: str, layers: Sequence[Any], length: int | None) -> list[Any]:
-    """The layers that returned self-attention of the two probes, of one shape.
-
-    Raises:
-        ShapeError: there are none, or one returned something else.
-    """
-    there = [layer for layer in layers if layer is not None]
-    if not there:
-        raise ShapeError(f"returns no {field}, expected the self-attention of its layers")
-    heads, side = there[0].shape[1], length or there[0].shape[-1]
-    for place, layer in enumerate(there):
-        if tuple(layer.shape) != (2, heads, side, side):
-            raise ShapeError(
-                f"{field}[{place}] has shape {list(layer.shape)} for 2 inputs of {side} tokens, expected "
-                f"[2, {heads}, {side}, {side}]: windows, pooled tokens and cross-attention are no self-attention maps"
-            )
-    return there
-
-
 def _part(field: str, taps: Sequence[Tap], layers: Sequence[Any], in_all: int) -> Part:
     above = {bool(torch.triu(layer[0], 1).any()) for layer in layers}  # the first probe has no padding
     causal = None if len(above) > 1 else not above.pop()
@@ -343,8 +294,8 @@ def _part(field: str, taps: Sequence[Tap], layers: Sequence[Any], in_all: int) -
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Up to what a GPU adds up in another order."""
-    return one.shape == other.shape and torch.allclose(one.float(), other.float(), rtol=0, atol=1e-3, equal_nan=True)
+    same = one.shape == other.shape
+    return same and torch.allclose(one.float(), other.float(), rtol=0, atol=1e-3, equal_nan=True)  # as GPUs add up
 
 
 def _as_numpy(weights: Any) -> tuple[NDArray[Any], str | None]:

@@ -2,17 +2,28 @@
 
 import hashlib
 import json
+import os
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier.errors import SourceError
 from classifier.image_classifier import ImageClassifier
-from classifier.labelling.source import FailedInput, InputName, MeasuredInput, Selection, Source, Unit
-from classifier.labelling.texts.tasks import Picture, Text, UnreadText
+from classifier.labelling.models.turns import CALLERS
+from classifier.labelling.source import (
+    EXAMPLES,
+    FailedInput,
+    InputName,
+    MeasuredInput,
+    Selection,
+    Source,
+    Unit,
+    spread_evenly,
+)
+from classifier.labelling.texts.tasks import Item, Text, UnreadText, fingerprint
 
 if TYPE_CHECKING:
     from classifier.labelling.models.hugging_face import AttentionModel
@@ -21,8 +32,6 @@ TEXTS_A_UNIT = 128
 
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # what configurations call them
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-
-Item = Text | Picture | UnreadText
 
 _loading = threading.Lock()  # so that no two threads load the same model
 
@@ -39,6 +48,7 @@ class ModelSource(Source):
         device: that torch runs the models on.
         dtype: of their weights, "float32", "float16" or "bfloat16".
         truncate: whether to cut texts that are longer than a model takes.
+        only: texts by their number in all tasks, from 0, the same for every model; None for all.
     """
 
     models: tuple[str, ...]
@@ -48,19 +58,44 @@ class ModelSource(Source):
     device: str = "cpu"
     dtype: str = "float32"
     truncate: bool = False
+    only: frozenset[int] | None = None
+
+    def count_inputs(self) -> int:
+        """How many texts the tasks hold, ``only`` or not; each counts once, however many the models."""
+        return sum(len(items) for _, items in self.tasks)
+
+    def restricted(self, ordinals: Iterable[int]) -> "ModelSource":
+        """The same source with these texts only, by their number in all tasks, from 0; for every model the same."""
+        return replace(self, only=frozenset(ordinals))
 
     def units(self) -> list[Unit]:
         """Runs of texts of one task for one model, the models one after the other."""
         units: list[Unit] = []
         for model in self.models:
             maps = _maps_an_input(model, self.selection)
-            for task, items in self.tasks:
+            for task, items in self._wanted():
+                examples = spread_evenly(EXAMPLES, len(items))
                 for begin in range(0, len(items), TEXTS_A_UNIT):
                     some = items[begin : begin + TEXTS_A_UNIT]
-                    read = sum(not isinstance(item, UnreadText) for item in some)
-                    size = sum(_bytes(item) for item in some)
-                    units.append(Unit(len(units), task, len(some), read * maps, size, (model, *some)))
+                    unit = Unit(
+                        number=len(units),
+                        task=task,
+                        inputs=len(some),
+                        maps=maps * sum(not isinstance(item, UnreadText) for item in some),
+                        bytes=sum(_bytes(item) for item in some),
+                        items=(model, *some),
+                        examples=frozenset(place - begin for place in examples if 0 <= place - begin < len(some)),
+                    )
+                    units.append(unit)
         return units
+
+    def _wanted(self) -> Iterator[tuple[str, tuple[Item, ...]]]:
+        """The tasks, with the texts that are to be labelled."""
+        first = 0
+        for task, items in self.tasks:
+            numbered = enumerate(items, first)
+            yield task, items if self.only is None else tuple(item for n, item in numbered if n in self.only)
+            first += len(items)
 
     def names(self, unit: Unit) -> list[InputName]:
         """The inputs of a unit; which part of the model they are of is not known before it is run."""
@@ -72,13 +107,19 @@ class ModelSource(Source):
         self._model(unit)
 
     def callers(self) -> int:
-        """One: torch and the measuring use all cores by themselves."""
-        return 1
+        """Two: more is of no use, since torch shares each forward pass out between the cores."""
+        return min(CALLERS, len(os.sched_getaffinity(0)))
 
     def fingerprint(self) -> dict[str, str]:
-        """Tasks by the SHA-256 of what they hold, models by that of their files' names, sizes and times."""
-        tasks = {task: hashlib.sha256(repr(items).encode()).hexdigest() for task, items in self.tasks}
-        return tasks | {f"model {model}": _fingerprint(model, self.revision) for model in self.models}
+        """Tasks by the SHA-256 of what they hold, models by that of their files' names, sizes and times; settings."""
+        settings = {
+            "selection": repr(self.selection),
+            "dtype": self.dtype,
+            "truncate": str(self.truncate),
+            "only": repr(None if self.only is None else sorted(self.only)),
+        }
+        tasks = {f"task {task}": digest for task, digest in fingerprint(self.tasks).items()}
+        return tasks | {f"model {model}": _fingerprint(model, self.revision) for model in self.models} | settings
 
     def _model(self, unit: Unit) -> "AttentionModel | SourceError":
         with _loading:
@@ -87,7 +128,13 @@ class ModelSource(Source):
     def measured(
         self, unit: Unit, classifier: ImageClassifier, *, most_bytes: int
     ) -> Iterator[tuple[int, MeasuredInput | FailedInput]]:
-        """Runs the model over the texts of a unit. Where it cannot be loaded, each of them has failed."""
+        """Runs the model over the texts of a unit. Where it cannot be loaded, each of them has failed.
+
+        Args:
+            unit: one of ``units``.
+            classifier: renders and measures.
+            most_bytes: a caller's share; a text that needs more may take those of the others, who wait meanwhile.
+        """
         _, *items = unit.items
         places = [place for place, item in enumerate(items) if not isinstance(item, UnreadText)]
         names = self.names(unit)
@@ -103,7 +150,7 @@ class ModelSource(Source):
             task=unit.task,
             classifier=classifier,
             selection=self.selection,
-            most_bytes=most_bytes,
+            most_bytes=most_bytes * self.callers(),
         ):
             yield places[n], found
 

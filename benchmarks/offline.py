@@ -1,0 +1,205 @@
+"""Labelling dumps offline, from files to tables: ``python -m benchmarks.offline``.
+
+Everything works on all cores. The stages are measured alone, in turns with the whole: reading the files, which are in
+the page cache; checking, rendering and measuring attention that is in memory; the net on images that are; making rows
+and writing them as Parquet. Then the same job with one and two cores, and one and two Ray workers.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from benchmarks.harness import HEADS, LAYERS, in_turns, keep, sample_attention
+from classifier import PatternClassifier
+from classifier.attention_map import read_attention, read_declaration
+from classifier.classification import Classification, doubted
+from classifier.image_classifier import ImageClassifier, MeasuredMaps
+from classifier.labelling.dumps.formats import opened_dump
+from classifier.labelling.dumps.plan import dump_tasks
+from classifier.labelling.dumps.source import DumpSource
+from classifier.labelling.dumps.stored import SlabBuffer
+from classifier.labelling.memory import Memory
+from classifier.labelling.part import IMAGES, PartMaker
+from classifier.labelling.ray_engine import ray_engine
+from classifier.labelling.run import Engine, in_process, label
+from classifier.labelling.source import InputName, MeasuredInput, Unit
+from classifier.labelling.table import LABELS, label_rows, one_table
+
+LENGTH, A_FILE, FILES = 128, 24, 6
+MAPS = LAYERS * HEADS
+_CORES = len(os.sched_getaffinity(0))
+
+
+def main(rounds: Annotated[int, typer.Option(help="rounds, of which the median is taken", min=1)] = 3) -> None:
+    """Prints and keeps the tables."""
+    classifier = PatternClassifier.load()
+    classifier.warm_up()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        rows = [_stages(kind, write, place, classifier, rounds) for kind, write in _KINDS.items()]
+        title = f"Labelling dumps of {LAYERS} x {HEADS} float16 maps, L = {LENGTH}: inputs/s by stage, and end to end"
+        columns = ("dump", "read", "render, measure", "net", "write", "end to end", "/ slowest stage", "cores at work")
+        keep("offline_dumps", title, columns, rows)
+        keep("offline_scaling", "The same job by cores and by Ray workers", *_scaling(place / ".npy", classifier))
+
+
+def _npy(file: Path, attention: NDArray[Any]) -> None:
+    np.save(file, attention)
+
+
+def _npz(file: Path, attention: NDArray[Any]) -> None:
+    np.savez(file, attention=attention)
+
+
+def _safetensors(file: Path, attention: NDArray[Any]) -> None:
+    save_file({"attention": attention}, file)
+
+
+_KINDS: dict[str, Callable[[Path, NDArray[Any]], None]] = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
+
+
+def _stages(
+    kind: str, write: Callable[[Path, NDArray[Any]], None], place: Path, classifier: PatternClassifier, rounds: int
+) -> tuple[str, ...]:
+    attention = sample_attention(LENGTH).astype(np.float16)
+    folder = place / kind
+    folder.mkdir()
+    for n in range(FILES):
+        write(folder / f"{n}{kind}", np.broadcast_to(attention, (A_FILE, *attention.shape)))
+    source = DumpSource(dump_tasks([str(folder)]))
+    units, inputs = source.units(), A_FILE * FILES
+    busy: list[float] = []
+
+    def whole() -> None:
+        with _counted(busy):
+            _labelled(PartMaker(source, classifier, Memory.from_now(None)), place / "run")
+
+    measured = [_measured(classifier, attention) for _ in range(IMAGES // MAPS)]
+    results = [doubted(result) for result in classifier.classify_measured(measured)]
+    groups = inputs // len(measured)
+    works: dict[str, Callable[[], object]] = {
+        "read": lambda: _everywhere(_read, units),
+        "measure": lambda: _everywhere(lambda _: _measured(classifier, attention), range(inputs)),
+        "net": lambda: _everywhere(lambda _: classifier.classify_measured(measured), range(groups)),
+        "write": lambda: _everywhere(lambda _: _written(measured, results, place), range(groups)),
+        "whole": whole,
+    }
+    found = in_turns(works, callers=1, seconds=0, rounds=rounds)
+    rates = {name: 1000 * inputs / one.median for name, one in found.items()}
+    slowest = min(rate for name, rate in rates.items() if name != "whole")
+    return (
+        kind,
+        *(f"{rates[name]:,.0f}" for name in works),
+        f"{rates['whole'] / slowest:.2f}",
+        f"{np.median(busy[1:]):.1f} of {_CORES}",
+    )
+
+
+@contextmanager
+def _counted(busy: list[float]) -> Iterator[None]:
+    """How many cores were at work on the average."""
+    began, used = time.perf_counter(), time.process_time()
+    yield
+    busy.append((time.process_time() - used) / (time.perf_counter() - began))
+
+
+def _everywhere(work: Callable[[Any], object], items: Sequence[Any]) -> None:
+    with ThreadPoolExecutor(_CORES) as pool:
+        list(pool.map(work, items))
+
+
+def _read(unit: Unit) -> None:
+    buffer = SlabBuffer()
+    for part in unit.items:
+        with opened_dump(part.file) as dump:
+            for n in part.indices:
+                maps = dump.input(n).maps
+                maps.check()
+                for begin in range(0, LAYERS, 2):
+                    maps.slab((begin, begin + 1), tuple(range(HEADS)), buffer)
+                maps.finish()
+
+
+def _measured(classifier: ImageClassifier, attention: NDArray[Any]) -> MeasuredMaps:
+    slabs = [attention[begin : begin + 2] for begin in range(0, LAYERS, 2)]
+    declaration = read_declaration(LENGTH)
+    return MeasuredMaps.joined([classifier.measure_read(read_attention(slab, None), declaration) for slab in slabs])
+
+
+def _written(measured: Sequence[MeasuredMaps], results: Sequence[Classification], place: Path) -> None:
+    names = [InputName("task", str(n)) for n in range(len(measured))]
+    inputs = [
+        MeasuredInput(name, maps, range(LAYERS), range(HEADS)) for name, maps in zip(names, measured, strict=True)
+    ]
+    rows = [label_rows(one, result) for one, result in zip(inputs, results, strict=True)]
+    sink: Any = pa.BufferOutputStream()
+    pq.write_table(one_table(rows, LABELS), sink, compression="zstd")
+    with tempfile.TemporaryFile(dir=place) as file:
+        file.write(memoryview(sink.getvalue()))
+        os.fsync(file.fileno())
+
+
+def _labelled(maker: PartMaker, run: Path, engine: Engine = in_process) -> float:
+    """Seconds."""
+    shutil.rmtree(run, ignore_errors=True)
+    began = time.perf_counter()
+    result = label(maker, output=run, settings={}, engine=engine)
+    if result.errors:
+        raise SystemExit(f"{result.errors[0]['message']}")
+    return time.perf_counter() - began
+
+
+def _scaling(folder: Path, classifier: PatternClassifier) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    rows, inputs = [], A_FILE * FILES
+    for cores in (1, 2):
+        taken = _on_cores(cores, folder)
+        rows.append(("in-process", f"{cores} cores" if cores > 1 else "1 core", inputs / taken))
+    maker = PartMaker(DumpSource(dump_tasks([str(folder)])), classifier, Memory.from_now(None))
+    for workers in (1, 2):
+        engine = ray_engine(PatternClassifier.load, address=None, max_memory=None, workers=workers)
+        taken = _labelled(maker, folder.parent / "run", engine)
+        rows.append(("Ray, its start included", f"{workers} worker{'s' if workers > 1 else ''}", inputs / taken))
+    columns = ("engine", "on", "inputs/s", "maps/s", "times one")
+    ones = {engine: rate for engine, on, rate in rows if on.startswith("1")}
+    return columns, [
+        (engine, on, f"{rate:,.1f}", f"{rate * MAPS:,.0f}", f"{rate / ones[engine]:.2f}") for engine, on, rate in rows
+    ]
+
+
+def _on_cores(cores: int, folder: Path) -> float:
+    """Seconds of a process that may use only so many cores."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from benchmarks.offline import timed; timed(sys.argv[1])", str(folder)],
+        check=True,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores]),
+    )
+    return float(done.stdout)
+
+
+def timed(folder: str) -> None:
+    """Prints the seconds that it takes this process to label the dumps of a folder."""
+    classifier = PatternClassifier.load()
+    classifier.warm_up()
+    maker = PartMaker(DumpSource(dump_tasks([folder])), classifier, Memory.from_now(None))
+    print(_labelled(maker, Path(folder).parent / "run"))  # noqa: T201
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,61 @@
+"""Whose turn it is to run a model: several threads at once, within the memory they share."""
+
+import copy
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+CALLERS = 2  # that may run a model at once: one runs it while the other's images are read by the net
+
+
+def replicas(model: Any) -> list[Any]:
+    """A torch module and others of the same weights in memory, each with hooks and passing state of its own."""
+    weights = {id(one): one for one in model.parameters()}
+    try:
+        return [model, *(copy.deepcopy(model, dict(weights)) for _ in range(CALLERS - 1))]
+    except (copy.Error, TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):
+        return [model]  # some hold what cannot be copied: callers take turns then
+
+
+class Turns:
+    """Hands out the replicas of a model. Safe to share between threads."""
+
+    def __init__(self, replicas: Sequence[Any]) -> None:
+        """Takes replicas of a model, each of which one thread may run at a time; the first is handed out first."""
+        self._free = list(reversed(replicas))
+        self._entry = threading.Lock()  # held by the first in the queue, so that one who needs much is not passed by
+        self._changed = threading.Condition()
+        self._used = 0
+        self._callers = 0
+
+    @property
+    def callers(self) -> int:
+        """How many threads are at work with the model now, between turns too."""
+        return self._callers
+
+    @contextmanager
+    def caller(self) -> Iterator[None]:
+        """Counts the calling thread while it lasts."""
+        with self._changed:
+            self._callers += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._callers -= 1
+
+    @contextmanager
+    def turn(self, needed: int, *, most: int) -> Iterator[Any]:
+        """Waits for a replica and for ``needed`` bytes of the ``most`` that all turns may take together."""
+        with self._entry, self._changed:
+            self._changed.wait_for(lambda: self._free and (self._used + needed <= most or not self._used))
+            self._used += needed
+            replica = self._free.pop()
+        try:
+            yield replica
+        finally:
+            with self._changed:
+                self._used -= needed
+                self._free.append(replica)
+                self._changed.notify_all()
