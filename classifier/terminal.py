@@ -13,14 +13,14 @@ from rich.text import Text
 from classifier.patterns import PATTERN_NAMES, PATTERNS, Pattern
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; black letters are legible on all of it.
-_COLOURS = {
+COLOURS = {
     Pattern.VERTICAL: "#e69f00",
     Pattern.DIAGONAL: "#56b4e9",
     Pattern.VERTICAL_DIAGONAL: "#009e73",
     Pattern.BLOCK: "#cc79a7",
     Pattern.HETEROGENEOUS: "#bbbbbb",
 }
-_CODES = {
+LETTERS = {
     Pattern.VERTICAL: "V",
     Pattern.DIAGONAL: "D",
     Pattern.VERTICAL_DIAGONAL: "X",  # a stripe crossed by a line
@@ -85,7 +85,7 @@ def _cell(counts: NDArray[np.int64], roomy: bool) -> Text:
     if not total:
         return Text("·".ljust(_ROOMY if roomy else _COMPACT), style="dim")
     pattern, share = PATTERNS[best], counts[best] / total
-    code, style = _CODES[pattern], f"not dim #000000 on {_COLOURS[pattern]}"
+    code, style = LETTERS[pattern], f"not dim #000000 on {COLOURS[pattern]}"
     if roomy:
         digit = " " if share == 1 else str(int(share * 10))
         return Text.assemble((code + digit, style), " ")
@@ -105,8 +105,8 @@ def pattern_shares(patterns: ArrayLike) -> Table:
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for pattern, count in zip(PATTERNS, totals.tolist(), strict=True):
         share = count / max(1, totals.sum())
-        code = Text(f"{_CODES[pattern]} ", style=f"not dim #000000 on {_COLOURS[pattern]}")
-        bar = Bar(size=1, begin=0, end=share, width=_BAR, color=_COLOURS[pattern])
+        code = Text(f"{LETTERS[pattern]} ", style=f"not dim #000000 on {COLOURS[pattern]}")
+        bar = Bar(size=1, begin=0, end=share, width=_BAR, color=COLOURS[pattern])
         table.add_row(code, str(pattern), f"{count:,}", f"{share:.1%}", bar)
     return table
 

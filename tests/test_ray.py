@@ -125,7 +125,8 @@ def address():
             while not _listens(port) and head.poll() is None:
                 time.sleep(0.2)
             yield f"127.0.0.1:{port}"
-            head.terminate()
+            for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+                process.kill()  # half a minute sooner than it stops by itself
 
 
 def _listens(port):
@@ -162,7 +163,7 @@ def joined(address):
 
 
 def test_a_unit_that_kills_its_workers_fails_and_no_other(tmp_path, dumps, reference, classifier, joined):
-    engine, steps = ray_engine(LOAD, address=None, max_memory=None), []
+    engine, steps = ray_engine(LOAD, address=None, max_memory=None, workers=2), []
     source = Killing(tasks(dumps))
     result = labelled(tmp_path / "run", source, classifier, engine, advance=lambda *step: steps.append(step))
     (killing,) = source.names(source.units()[source.unit])
@@ -177,20 +178,20 @@ def test_a_unit_that_kills_its_workers_fails_and_no_other(tmp_path, dumps, refer
 
 
 def test_what_a_worker_raises_is_raised_here(tmp_path, dumps, classifier, joined):
-    good, refusing = DumpSource(tasks(dumps)), Refusing(tasks(dumps))
+    engine = ray_engine(LOAD, address=None, max_memory=None, workers=1)
     with pytest.raises(OverloadedError, match=r"^the server has enough$"):
-        labelled(tmp_path / "run", refusing, classifier, ray_engine(LOAD, address=None, max_memory=None))
-    with pytest.raises(InvalidSettingsError, match=r"--max-memory is 1.0 MiB, and the labeller and its net take"):
-        labelled(tmp_path / "run", good, classifier, ray_engine(LOAD, address=None, max_memory=2**20))
+        labelled(tmp_path / "run", Refusing(tasks(dumps)), classifier, engine)
+    broken = ray_engine(partial(int, "a"), address=None, max_memory=None, workers=1)
     with pytest.raises(RuntimeError, match="ValueError: invalid literal"):
-        labelled(tmp_path / "run", good, classifier, ray_engine(partial(int, "a"), address=None, max_memory=None))
+        labelled(tmp_path / "run", DumpSource(tasks(dumps)), classifier, broken)
 
 
 def test_a_worker_with_another_net_makes_no_row(tmp_path, dumps, joined):
     other = PatternClassifier.load()
     other.bundle = replace(other.bundle, sha256="f" * 64)
+    engine = ray_engine(LOAD, address=None, max_memory=None, workers=1)
     with pytest.raises(InvalidSettingsError, match=r"the Ray node .+ has .+, net .+, expected .+, net ffffffffffff"):
-        labelled(tmp_path / "run", DumpSource(tasks(dumps)), other, ray_engine(LOAD, address=None, max_memory=None))
+        labelled(tmp_path / "run", DumpSource(tasks(dumps)), other, engine)
 
 
 def test_parts_come_as_they_are_made_and_workers_end_with_the_run(dumps, classifier, joined):

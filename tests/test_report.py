@@ -11,14 +11,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from classifier import terminal
 from classifier.errors import OutputError, SourceError
 from classifier.labelling.dumps.plan import dump_tasks
 from classifier.labelling.dumps.source import DumpSource
 from classifier.labelling.folder import RunFolder
 from classifier.labelling.memory import Memory
 from classifier.labelling.part import Part, PartMaker
-from classifier.labelling.report import contents, palette, write_report
+from classifier.labelling.report import contents, write_report
 from classifier.labelling.report.examples import choose, read_examples
 from classifier.labelling.run import label
 from classifier.labelling.summary import summarise
@@ -430,8 +429,3 @@ def test_a_folder_that_cannot_be_written_to(classifier, sample, tmp_path):
     (tmp_path / "out" / "figures").write_text("a file is in the way")
     with pytest.raises(OutputError, match="could not be written"):
         write_report(made)
-
-
-def test_colours_and_letters_are_those_of_the_terminal():
-    assert palette.COLOURS == terminal._COLOURS
-    assert palette.LETTERS == terminal._CODES

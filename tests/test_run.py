@@ -24,6 +24,7 @@ from classifier.labelling.part import PartMaker
 from classifier.labelling.run import label
 from classifier.labelling.source import Selection
 from classifier.labelling.table import INPUTS, LABELS, MAPS, PROBABILITIES
+from classifier.rendering import RENDERING_VERSION
 from tests.labelled_runs import COMMAND, ENVIRONMENT, assert_same_run, attention_label, rows_of, write_dumps
 
 KILLS = 25
@@ -173,7 +174,7 @@ def test_tables_say_their_versions_and_columns(uninterrupted):
     for table, schema in (("labels", LABELS), ("inputs", INPUTS), ("maps", MAPS)):
         found = pq.read_schema(uninterrupted / table / "part-00000.parquet")
         assert found.equals(schema)
-        assert found.metadata == {b"schema_version": b"3", b"rendering_version": b"2"}
+        assert found.metadata == {b"schema_version": b"3", b"rendering_version": str(RENDERING_VERSION).encode()}
         columns = pq.ParquetFile(uninterrupted / table / "part-00000.parquet").metadata.row_group(0)
         assert {columns.column(n).compression for n in range(columns.num_columns)} == {"ZSTD"}
 

@@ -1,0 +1,1 @@
+"""Attention that was written to files: by format, and as units of work."""

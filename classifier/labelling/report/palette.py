@@ -6,23 +6,9 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from classifier.labelling.summary import StackSummary
-from classifier.patterns import PATTERNS, Pattern
+from classifier.patterns import PATTERNS
+from classifier.terminal import COLOURS, LETTERS
 
-# As on the terminal: Okabe and Ito's colours, which the colour-blind can tell apart; black is legible on all of them.
-COLOURS = {
-    Pattern.VERTICAL: "#e69f00",
-    Pattern.DIAGONAL: "#56b4e9",
-    Pattern.VERTICAL_DIAGONAL: "#009e73",
-    Pattern.BLOCK: "#cc79a7",
-    Pattern.HETEROGENEOUS: "#bbbbbb",
-}
-LETTERS = {
-    Pattern.VERTICAL: "V",
-    Pattern.DIAGONAL: "D",
-    Pattern.VERTICAL_DIAGONAL: "X",  # a stripe crossed by a line
-    Pattern.BLOCK: "B",
-    Pattern.HETEROGENEOUS: "H",
-}
 COLOUR_ORDER = [COLOURS[pattern] for pattern in PATTERNS]
 LETTER_ORDER = [LETTERS[pattern] for pattern in PATTERNS]
 _MOST_GROUPS = 6  # of tokens, that a figure or a table has room for

@@ -1,0 +1,1 @@
+"""Texts and pictures that models read: files, folders, URLs and data sets, by task."""
