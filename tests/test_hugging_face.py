@@ -1,4 +1,3 @@
-import os
 import pickle
 import re
 import subprocess
@@ -320,6 +319,17 @@ def test_a_model_that_cannot_be_loaded_fails_all_its_texts_and_is_tried_once(cla
             assert f"model '{tmp_path}' is a folder and cannot be loaded" in str(one.error)
 
 
+def test_a_model_that_was_prepared_is_not_loaded_again_after_another_thread_loaded_the_next(classifier, folders):
+    source = ModelSource((minilm_folder(), folders["gpt2"]), (("few", SOME),))
+    first, second = source.units()
+    models._load.cache_clear()
+    source.prepare(first)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(source.prepare, second).result()
+    assert {one.name.model for _, one in source.measured(first, classifier, most_bytes=ENOUGH)} == {minilm_folder()}
+    assert models._load.cache_info().misses == 2
+
+
 def test_without_torch_the_extra_is_named(classifier, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
     monkeypatch.delitem(sys.modules, "classifier.labelling.models.hugging_face")
@@ -393,11 +403,3 @@ def test_eight_texts_of_each_task_and_model_are_examples():
     assert [unit.examples for unit in other] == [first.examples, second.examples, few.examples]
     last = source.restricted(range(len(MANY) - 60, len(MANY))).units()[0]
     assert (last.inputs, len(last.examples)) == (60, 8)
-
-
-def test_a_text_may_take_the_memory_of_all_callers(classifier):
-    source = ModelSource((minilm_folder(),), (("t", texts_of("the ferry", " ".join(["ferry"] * 150))),))
-    share = 10 * 2**20  # bytes; the long text needs 11.3 MiB
-    found = dict(source.measured(source.units()[0], classifier, most_bytes=share))
-    assert source.callers() == min(2, len(os.sched_getaffinity(0)))
-    assert isinstance(found[1], MeasuredInput) is (source.callers() == 2)

@@ -264,11 +264,10 @@ def test_what_is_no_address_is_told_before_ray_is_loaded(address, message):
     assert message in str(told.value)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
-def test_a_cluster_that_does_not_answer_is_told_by_name(tmp_path, dumps, host):
+def test_a_cluster_that_does_not_answer_is_told_by_name(tmp_path, dumps):
     with socket.socket() as taken:  # bound, so that nobody else listens there, but not listening
         taken.bind(("", 0))
-        address = f"{host}:{taken.getsockname()[1]}"
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
         told = attention_label(
             "run", dumps[1], "-o", tmp_path / "run", "-q", "--engine", "ray", "--ray-address", address
         )

@@ -126,7 +126,7 @@ def run(
         choice = ClassifierChoice(endpoint, bundle)
         chosen_engine = _engine(engine, choice, address=ray_address, max_memory=most)
         source = job.source()
-        opened = choice.open()
+        opened = choice.open(warm=most is not None)
         with opened.context:
             maker = PartMaker(source, opened.classifier, Memory.from_now(most), keep_maps)
             units = source.units()

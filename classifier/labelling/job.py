@@ -133,11 +133,12 @@ class ClassifierChoice:
     endpoint: str | None = None
     bundle: Path | None = None
 
-    def open(self, *, threads: int | None = None) -> "OpenClassifier":
+    def open(self, *, threads: int | None = None, warm: bool = False) -> "OpenClassifier":
         """Loads the net, or connects.
 
         Args:
             threads: cores to use here, all by default.
+            warm: load the compiled kernel as well, so that what it takes can be seen.
 
         Raises:
             BundleError: the bundle is missing, damaged, or made for another rendering; likewise the server's.
@@ -146,7 +147,8 @@ class ClassifierChoice:
         """
         if self.endpoint is None:
             own = PatternClassifier.load(self.bundle, threads=threads)
-            own.warm_up()
+            if warm:
+                own.warm_up()
             return OpenClassifier(own, f"{own.model} {own.bundle.sha256[:12]}", nullcontext())
         if self.bundle:
             raise InvalidSettingsError("--bundle has no say in what the server at --endpoint uses; leave one out")
@@ -164,7 +166,7 @@ class ClassifierChoice:
 
     def load(self) -> ImageClassifier:
         """As ``open``, for a worker that uses one core and lives as long as its classifier."""
-        return self.open(threads=1).classifier
+        return self.open(threads=1, warm=True).classifier
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ _CLOSED = {  # read when Ray is imported
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what it tells of workers that died
     "RAY_USAGE_STATS_ENABLED": "0",  # this tool sends nothing
 }
 

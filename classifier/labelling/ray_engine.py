@@ -82,8 +82,9 @@ class RayEngine:
                 yield part
 
     def _parts(self, ray: Any, units: Sequence[Unit], maker: PartMaker) -> Iterator[Part]:
+        _check_loads(ray, here := _identity(maker.classifier))
         tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tries).remote()
-        job = ray.put(_Job(maker.source, self.load, self.max_memory, maker.keep_maps, _identity(maker.classifier)))
+        job = ray.put(_Job(maker.source, self.load, self.max_memory, maker.keep_maps, here))
         batches, left = iter(self._dataset(ray, units, (job, tries)).iter_batches(**_AT_ONCE)), len(units)
         try:
             for batch in batches:
@@ -97,9 +98,7 @@ class RayEngine:
             raise ServerError(f"Ray ended before {left} of {len(units)} parts were made; the run can be continued")
 
     def _dataset(self, ray: Any, units: Sequence[Unit], arguments: tuple[Any, ...]) -> Any:
-        cores = int(ray.cluster_resources().get("CPU", 0))
-        if not cores:
-            raise ServerError("the Ray cluster has no CPUs, expected at least one node that does")
+        cores = int(ray.cluster_resources()["CPU"])
         rows = [{"unit": ray.cloudpickle.dumps(unit)} for unit in units]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Worker,
@@ -185,6 +184,25 @@ def _identity(classifier: ImageClassifier) -> str:
         package = "of a checkout"
     own = f", net {classifier.bundle.sha256[:12]}" if isinstance(classifier, PatternClassifier) else ""
     return f"attention-patterns {package}, rendering {RENDERING_VERSION}, schema {SCHEMA_VERSION}{own}"
+
+
+def _check_loads(ray: Any, identity: str) -> None:
+    """Has a node load this file: where one cannot, Ray waits without end."""
+    if not int(ray.cluster_resources().get("CPU", 0)):
+        raise ServerError("the Ray cluster has no CPUs, expected at least one node that does")
+
+    def trouble(module: str) -> str:  # goes to the node as it is, since it is no function of a file
+        from importlib import import_module  # noqa: PLC0415
+
+        try:
+            import_module(module)
+        except ImportError as error:
+            return str(error)
+        return ""
+
+    told = ray.get(ray.remote(num_cpus=1)(trouble).remote(_Worker.__module__))
+    if told:
+        raise ServerError(f"a node of the Ray cluster cannot load this package ({told}), expected {identity} on each")
 
 
 def _row(part: Part) -> pa.Table:

@@ -26,13 +26,14 @@ from classifier.labelling.models.encodings import Encoded, PictureReader, Reader
 from classifier.labelling.models.job import Job, Outcome
 from classifier.labelling.models.slabs import Part, bare
 from classifier.labelling.models.taps import Tap, find_taps, numbered, record, tapped
-from classifier.labelling.models.turns import CALLERS, Turns, replicas
+from classifier.labelling.models.turns import Turns, replicas
 from classifier.labelling.source import FailedInput, MeasuredInput, Selection
 from classifier.labelling.texts.tasks import Picture, Text
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _MIB = 2**20
 _MOST_HELD = 16 * _MIB  # of layers that are measured together
+_THREADS = torch.get_num_threads()  # before any caller has a share of them
 
 
 class AttentionModel:
@@ -67,14 +68,13 @@ class AttentionModel:
         """
         if dtype not in _DTYPES:
             raise SourceError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
         settings = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
         self.name = name
         self._model: Any = _loaded(name, settings, device=device, dtype=_DTYPES[dtype])
         self.revision: str | None = getattr(self._model.config, "_commit_hash", None)
         self._two = bool(self._model.config.is_encoder_decoder)
-        self._threads = torch.get_num_threads()  # shared out between callers
         try:
             self._reader = _reader(self._model, name, settings, truncate=truncate)
             self.parts: tuple[Part, ...] = self._probe()
@@ -96,7 +96,7 @@ class AttentionModel:
             layers = getattr(outputs, field, None) or ()
             there = square(field, layers, length)
             taps, in_all = numbered(self._model, find_taps(emitted, field, layers), len(layers))
-            parts.append(_part(field, taps, there, in_all))
+            parts.append(Part.found(field, [tap.layer for tap in taps], there, in_all))
             expected |= {(field, tap.layer): layer for tap, layer in zip(taps, there, strict=True)}
             self._taps += taps
         self._reader.fit(there[0].shape[-1])
@@ -145,7 +145,7 @@ class AttentionModel:
             task: that they are of.
             classifier: renders and measures.
             selection: the layers and heads to label.
-            most_bytes: that the attention and hidden states of all callers together may take.
+            most_bytes: that attention and hidden states of a batch may take.
         """
         cores = len(os.sched_getaffinity(0))
         with self._turns.caller(), ThreadPoolExecutor(cores, thread_name_prefix="measure") as pool:
@@ -154,15 +154,15 @@ class AttentionModel:
                 return map(work, rows) if self._turns.callers >= cores else pool.map(work, rows)
 
             start = self._reader.names([start_id(self._model.config)]) if self._two else ()
-            held = min(most_bytes // (8 * CALLERS), _MOST_HELD)
+            held = min(most_bytes // 8, _MOST_HELD)
             job = Job(task, self.name, self.revision, self.parts, selection, classifier, run, held, start)
-            yield from self._results(items, job, most_bytes - CALLERS * held)
+            yield from self._results(items, job, most_bytes - held)
 
     def _results(
         self, items: Sequence[Text | Picture], job: Job, most_bytes: int
     ) -> Iterator[tuple[int, MeasuredInput | FailedInput]]:
         def fits(count: int, length: int) -> bool:
-            return count * self._bytes(length) <= most_bytes // CALLERS
+            return count * self._bytes(length) <= most_bytes
 
         for begin in range(0, len(items), self._reader.together):
             encoded = {}
@@ -173,7 +173,7 @@ class AttentionModel:
                     yield place, FailedInput(job.named(item.input_id), bare(error))
             for batch in batches(encoded, fits=fits):
                 some = [encoded[place] for place in batch]
-                for place, one, row in zip(batch, some, self._outcomes(some, job, most_bytes), strict=True):
+                for place, one, row in zip(batch, some, self._outcomes(some, job), strict=True):
                     yield from ((place, result) for result in job.results(one, row))
 
     def _encoded(self, item: Text | Picture, most_bytes: int) -> Encoded:
@@ -190,16 +190,16 @@ class AttentionModel:
         heads = max(part.heads for part in self.parts)
         return layer_bytes(self._model.config, length=length, heads=heads, older=bool(self._settings))
 
-    def _outcomes(self, batch: Sequence[Encoded], job: Job, most_bytes: int) -> list[tuple[Outcome, ...]]:
+    def _outcomes(self, batch: Sequence[Encoded], job: Job) -> list[tuple[Outcome, ...]]:
         """For each input what came of each part; where a batch fails, its inputs are tried one by one."""
         try:
-            return self._run(batch, job, most_bytes)
+            return self._run(batch, job)
         except AttentionPatternsError as error:
             if len(batch) == 1:
                 return [tuple(bare(error) for _ in self.parts)]
-        return [self._outcomes([one], job, most_bytes)[0] for one in batch]
+        return [self._outcomes([one], job)[0] for one in batch]
 
-    def _run(self, batch: Sequence[Encoded], job: Job, most_bytes: int) -> list[tuple[Outcome, ...]]:
+    def _run(self, batch: Sequence[Encoded], job: Job) -> list[tuple[Outcome, ...]]:
         slabs = job.slabs(batch)
 
         def take(tap: Tap, weights: Any) -> None:
@@ -208,10 +208,9 @@ class AttentionModel:
 
         if slabs:
             arguments = self._arguments(batch)
-            needed = len(batch) * self._bytes(max(one.length for one in batch))
             with (
-                self._turns.turn(needed, most=most_bytes) as model,
-                _shared_out(self._threads, self._turns.callers),
+                self._turns.turn() as model,
+                _share_of(self._turns.callers),
                 tapped(model, self._taps, take),
             ):
                 _call(model, arguments, self._settings)
@@ -239,13 +238,13 @@ def _call(model: Any, arguments: Mapping[str, Any], settings: Mapping[str, Any])
 
 
 @contextmanager
-def _shared_out(threads: int, callers: int) -> Iterator[None]:
+def _share_of(callers: int) -> Iterator[None]:
     """While it lasts, torch takes a caller's share of the threads; with more, callers would wait for each other."""
-    torch.set_num_threads(max(1, threads // callers))
+    torch.set_num_threads(max(1, _THREADS // callers))
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(_THREADS)
 
 
 def _loaded(name: str, settings: Mapping[str, Any], *, device: str, dtype: torch.dtype) -> Any:
@@ -284,13 +283,6 @@ def _reader(model: Any, name: str, settings: Mapping[str, Any], *, truncate: boo
     if takes == "pixel_values":
         return PictureReader(processor, accepts=accepts, patch=model.config.patch_size, names=special_patches(model))
     return TextReader(tokenizer, accepts=accepts, longest=longest(model, tokenizer), truncate=truncate)
-
-
-def _part(field: str, taps: Sequence[Tap], layers: Sequence[Any], in_all: int) -> Part:
-    above = {bool(torch.triu(layer[0], 1).any()) for layer in layers}  # the first probe has no padding
-    causal = None if len(above) > 1 else not above.pop()
-    name = field.removesuffix("_attentions") if field != "attentions" else "decoder" if causal else "encoder"
-    return Part(name, causal, tuple(tap.layer for tap in taps), layers[0].shape[1], in_all, field)
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -35,6 +35,21 @@ class Part:
     layers_in_all: int
     field: str
 
+    @classmethod
+    def found(cls, field: str, indices: Sequence[int], layers: Sequence[Any], in_all: int) -> "Part":
+        """The part whose layers, tensors [inputs, heads, L, L] of which the first input has no padding, were returned.
+
+        Args:
+            field: of the model's output that lists the layers.
+            indices: of the layers in the model.
+            layers: their attention.
+            in_all: how many layers the part has, those that return no attention among them.
+        """
+        above = {bool(layer[0].triu(1).any()) for layer in layers}
+        causal = None if len(above) > 1 else not above.pop()
+        name = field.removesuffix("_attentions") if field != "attentions" else "decoder" if causal else "encoder"
+        return cls(name, causal, tuple(indices), layers[0].shape[1], in_all, field)
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences on what is not labelled."""

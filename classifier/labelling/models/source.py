@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from classifier.errors import SourceError
 from classifier.image_classifier import ImageClassifier
@@ -34,6 +34,16 @@ _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # what con
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
 _loading = threading.Lock()  # so that no two threads load the same model
+
+
+class _Prepared(threading.local):
+    """What this thread has prepared: another may load the next model before it is used."""
+
+    key: tuple[Any, ...] | None = None
+    model: "AttentionModel | SourceError | None" = None
+
+
+_prepared = _Prepared()
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,10 @@ class ModelSource(Source):
 
     def prepare(self, unit: Unit) -> None:
         """Loads the model of a unit."""
-        self._model(unit)
+        key = self._key(unit)
+        with _loading:
+            _prepared.model = None
+            _prepared.key, _prepared.model = key, _load(*key)
 
     def callers(self) -> int:
         """Two: more is of no use, since torch shares each forward pass out between the cores."""
@@ -122,8 +135,14 @@ class ModelSource(Source):
         return tasks | {f"model {model}": _fingerprint(model, self.revision) for model in self.models} | settings
 
     def _model(self, unit: Unit) -> "AttentionModel | SourceError":
-        with _loading:
-            return _load(unit.items[0], self.revision, self.device, self.dtype, self.truncate)
+        if _prepared.key != self._key(unit) or _prepared.model is None:
+            self.prepare(unit)
+        model, _prepared.model = _prepared.model, None
+        assert model is not None
+        return model
+
+    def _key(self, unit: Unit) -> tuple[Any, ...]:
+        return unit.items[0], self.revision, self.device, self.dtype, self.truncate
 
     def measured(
         self, unit: Unit, classifier: ImageClassifier, *, most_bytes: int
@@ -133,7 +152,7 @@ class ModelSource(Source):
         Args:
             unit: one of ``units``.
             classifier: renders and measures.
-            most_bytes: a caller's share; a text that needs more may take those of the others, who wait meanwhile.
+            most_bytes: of attention and hidden states that may be in memory at once. A text that needs more fails.
         """
         _, *items = unit.items
         places = [place for place, item in enumerate(items) if not isinstance(item, UnreadText)]
@@ -150,7 +169,7 @@ class ModelSource(Source):
             task=unit.task,
             classifier=classifier,
             selection=self.selection,
-            most_bytes=most_bytes * self.callers(),
+            most_bytes=most_bytes,
         ):
             yield places[n], found
 

@@ -1,9 +1,10 @@
-"""Whose turn it is to run a model: several threads at once, within the memory they share."""
+"""Whose turn it is to run a model: several threads at once, each with a replica."""
 
 import copy
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from queue import LifoQueue
 from typing import Any
 
 CALLERS = 2  # that may run a model at once: one runs it while the other's images are read by the net
@@ -23,10 +24,10 @@ class Turns:
 
     def __init__(self, replicas: Sequence[Any]) -> None:
         """Takes replicas of a model, each of which one thread may run at a time; the first is handed out first."""
-        self._free = list(reversed(replicas))
-        self._entry = threading.Lock()  # held by the first in the queue, so that one who needs much is not passed by
-        self._changed = threading.Condition()
-        self._used = 0
+        self._free: LifoQueue[Any] = LifoQueue()
+        for replica in reversed(replicas):
+            self._free.put(replica)
+        self._counting = threading.Lock()
         self._callers = 0
 
     @property
@@ -37,25 +38,19 @@ class Turns:
     @contextmanager
     def caller(self) -> Iterator[None]:
         """Counts the calling thread while it lasts."""
-        with self._changed:
+        with self._counting:
             self._callers += 1
         try:
             yield
         finally:
-            with self._changed:
+            with self._counting:
                 self._callers -= 1
 
     @contextmanager
-    def turn(self, needed: int, *, most: int) -> Iterator[Any]:
-        """Waits for a replica and for ``needed`` bytes of the ``most`` that all turns may take together."""
-        with self._entry, self._changed:
-            self._changed.wait_for(lambda: self._free and (self._used + needed <= most or not self._used))
-            self._used += needed
-            replica = self._free.pop()
+    def turn(self) -> Iterator[Any]:
+        """Waits for a replica, which is the caller's while it lasts."""
+        replica = self._free.get()
         try:
             yield replica
         finally:
-            with self._changed:
-                self._used -= needed
-                self._free.append(replica)
-                self._changed.notify_all()
+            self._free.put(replica)
