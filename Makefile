@@ -32,12 +32,16 @@ generate: .venv/dev  ## protobuf code from the contract
 train: .venv/dev  ## the shipped model bundle, from the labelled data set
 	$(RUN) -m training.train
 
-bench: .venv/lean  ## speed in ratios, measured in one run
+bench: .venv/dev  ## speed in ratios, measured in one run
 	$(RUN) -m benchmarks.kernel
 	$(RUN) -m benchmarks.serving
 	$(RUN) -m benchmarks.overload
 	$(RUN) -m benchmarks.soak
 	$(RUN) -m benchmarks.against_peers
+	$(RUN) -m benchmarks.offline
+	$(RUN) -m benchmarks.offline_models
+	$(RUN) -m benchmarks.offline_memory
+	$(RUN) -m benchmarks.offline_cost
 	$(RUN) -m benchmarks.harness
 
 fuzz: .venv/dev  ## a million bad inputs

@@ -179,6 +179,7 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path, dumps):
         (["dumps", "--max-memory", "lots"], "'lots' is no amount of memory"),
         (["dumps", "--max-memory", "1M"], "--max-memory is 1.0 MiB"),
         (["dumps", "--ray-address", "a:1"], "--ray-address is for --engine ray"),
+        (["t.txt", "--model", "m", "--engine", "ray", "--device", "cuda"], "--device is cuda, and the workers"),
         (["dumps", "--compare-paper", "CoLA"], "task 'CoLA' is not in the paper"),
         (["dumps", "--endpoint", "127.0.0.1:1"], "127.0.0.1:1"),
     ],

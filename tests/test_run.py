@@ -177,7 +177,7 @@ def test_the_tables_read_alike_in_pandas_polars_and_duckdb(uninterrupted):
     table = duckdb.read_parquet(str(uninterrupted / "labels" / "*.parquet"))
     assert list(frame.columns) == lazy.columns == table.columns == LABELS.names
     assert len(frame) == len(lazy) == len(table) == PARTS * 72
-    counts = frame["pattern"].value_counts().to_dict()
+    counts = frame["pattern"].astype(str).value_counts().to_dict()
     assert dict(lazy.group_by(pl.col("pattern").cast(pl.String)).len().iter_rows()) == counts
     assert dict(table.aggregate("pattern, count(*)").fetchall()) == counts
     rows = pq.read_table(uninterrupted / "labels").to_pylist()

@@ -124,7 +124,7 @@ def run(
         )
         most = None if max_memory is None else bytes_of(max_memory)
         choice = ClassifierChoice(endpoint, bundle)
-        chosen_engine = _engine(engine, choice, address=ray_address, max_memory=most)
+        chosen_engine = _engine(engine, choice, address=ray_address, max_memory=most, device=device)
         source = job.source()
         opened = choice.open(warm=most is not None)
         with opened.context:
@@ -187,11 +187,15 @@ def _told(log_format: LogFormat) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _engine(name: EngineName, choice: ClassifierChoice, *, address: str | None, max_memory: int | None) -> Engine:
+def _engine(
+    name: EngineName, choice: ClassifierChoice, *, address: str | None, max_memory: int | None, device: str
+) -> Engine:
     if name is EngineName.IN_PROCESS:
         if address:
             raise InvalidSettingsError("--ray-address is for --engine ray, which is not asked for")
         return in_process
+    if device != "cpu":
+        raise InvalidSettingsError(f"--device is {device}, and the workers of --engine ray see no accelerator")
     from classifier.labelling.ray_engine import ray_engine  # noqa: PLC0415  an extra, and slow to import
 
     return ray_engine(choice.load, address=address, max_memory=max_memory)

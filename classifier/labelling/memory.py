@@ -34,9 +34,12 @@ class Memory:
             )
         return cls(most, before)
 
-    def of_a_caller(self, callers: int) -> int:
-        """Bytes of attention that each of so many callers may hold at once."""
-        limit = psutil.virtual_memory().available // 2 if self.most is None else self.most - self.before - _ROWS
+    def of_a_caller(self, callers: int, *, prepared: int = 0) -> int:
+        """Bytes of attention that each of so many callers may hold at once, beside the ``prepared`` ones of a model."""
+        if self.most is None:
+            limit = psutil.virtual_memory().available // 2
+        else:
+            limit = self.most - self.before - prepared - _ROWS
         return max(limit // callers, 1)
 
 

@@ -82,10 +82,10 @@ class PartMaker:
         Raises:
             ServerError: the classifier is a client, and its server failed.
         """
-        self.source.prepare(unit)
+        prepared = self.source.prepare(unit)
         rows = _Rows()
         waiting: list[tuple[int, MeasuredInput]] = []
-        most_bytes = self.memory.of_a_caller(self.source.callers())
+        most_bytes = self.memory.of_a_caller(self.source.callers(), prepared=prepared)
         for place, one in self.source.measured(unit, self.classifier, most_bytes=most_bytes):
             if isinstance(one, FailedInput):
                 rows.failed.append((place, one))

@@ -11,7 +11,7 @@ import os
 import socket
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -64,7 +64,7 @@ class RayEngine:
     max_memory: int | None
     workers: int | None
 
-    def __call__(self, units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Iterator[Part]:
+    def __call__(self, units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Generator[Part, None, None]:
         """Gives the part of each unit as soon as it is made.
 
         A unit whose worker dies is done again by another one. One that dies with its worker ``TRIES`` times gives a
@@ -81,8 +81,8 @@ class RayEngine:
                 advance(part.inputs + len(part.errors), part.maps)
                 yield part
 
-    def _parts(self, ray: Any, units: Sequence[Unit], maker: PartMaker) -> Iterator[Part]:
-        _check_loads(ray, here := _identity(maker.classifier))
+    def _parts(self, ray: Any, units: Sequence[Unit], maker: PartMaker) -> Generator[Part, None, None]:
+        here = _identity(maker.classifier)
         tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tries).remote()
         job = ray.put(_Job(maker.source, self.load, self.max_memory, maker.keep_maps, here))
         batches, left = iter(self._dataset(ray, units, (job, tries)).iter_batches(**_AT_ONCE)), len(units)
@@ -91,14 +91,17 @@ class RayEngine:
                 left -= 1
                 yield _part(batch)
         except ray.exceptions.RayError as error:
-            raise ServerError(f"Ray failed: {last_line(error)}; the run can be continued") from error
+            told = f"Ray failed: {last_line(error)}; expected {here} on each node. The run can be continued"
+            raise ServerError(told) from error
         finally:
             batches.close()
         if left:
             raise ServerError(f"Ray ended before {left} of {len(units)} parts were made; the run can be continued")
 
     def _dataset(self, ray: Any, units: Sequence[Unit], arguments: tuple[Any, ...]) -> Any:
-        cores = int(ray.cluster_resources()["CPU"])
+        cores = int(ray.cluster_resources().get("CPU", 0))
+        if not cores:
+            raise ServerError("the Ray cluster has no CPUs, expected at least one node that does")
         rows = [{"unit": ray.cloudpickle.dumps(unit)} for unit in units]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Worker,
@@ -172,8 +175,9 @@ class _Worker:
 class _WorkersMemory(Memory):
     """Memory of a process that has one caller, beside as many others as its node has cores."""
 
-    def of_a_caller(self, callers: int) -> int:  # noqa: ARG002  the source thinks of a process that has all cores
-        return super().of_a_caller(len(os.sched_getaffinity(0)) if self.most is None else 1)
+    def of_a_caller(self, callers: int, *, prepared: int = 0) -> int:  # noqa: ARG002  it thinks of a process alone
+        sharing = len(os.sched_getaffinity(0)) if self.most is None else 1
+        return super().of_a_caller(sharing, prepared=prepared)
 
 
 def _identity(classifier: ImageClassifier) -> str:
@@ -184,25 +188,6 @@ def _identity(classifier: ImageClassifier) -> str:
         package = "of a checkout"
     own = f", net {classifier.bundle.sha256[:12]}" if isinstance(classifier, PatternClassifier) else ""
     return f"attention-patterns {package}, rendering {RENDERING_VERSION}, schema {SCHEMA_VERSION}{own}"
-
-
-def _check_loads(ray: Any, identity: str) -> None:
-    """Has a node load this file: where one cannot, Ray waits without end."""
-    if not int(ray.cluster_resources().get("CPU", 0)):
-        raise ServerError("the Ray cluster has no CPUs, expected at least one node that does")
-
-    def trouble(module: str) -> str:  # goes to the node as it is, since it is no function of a file
-        from importlib import import_module  # noqa: PLC0415
-
-        try:
-            import_module(module)
-        except ImportError as error:
-            return str(error)
-        return ""
-
-    told = ray.get(ray.remote(num_cpus=1)(trouble).remote(_Worker.__module__))
-    if told:
-        raise ServerError(f"a node of the Ray cluster cannot load this package ({told}), expected {identity} on each")
 
 
 def _row(part: Part) -> pa.Table:

@@ -1,8 +1,9 @@
 """The run: units of work through an engine into the run folder, where what is done already is not done again."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from classifier.labelling.summary_files import write_summary
 from classifier.labelling.table import SCHEMA_VERSION, error_row
 from classifier.rendering import RENDERING_VERSION
 
-Engine = Callable[[Sequence[Unit], PartMaker, Advance], Iterator[Part]]
+Engine = Callable[[Sequence[Unit], PartMaker, Advance], Generator[Part, None, None]]
 Failures = tuple[Mapping[str, str | None], ...]
 
 
@@ -90,9 +91,8 @@ def label(
         on_begin(sum(record.inputs + len(record.errors) for record in before), sum(record.maps for record in before))
         done = {record.number for record in before}
         left = [unit for unit in work if unit.number not in done]
-        unwritten = _written(
-            folder, (engine or in_process)(left, maker, advance), {unit.number: unit for unit in left}, maker
-        )
+        with closing((engine or in_process)(left, maker, advance)) as parts:
+            unwritten = _written(folder, parts, {unit.number: unit for unit in left}, maker)
         return _finish(folder, len(before), unwritten)
 
 
@@ -127,7 +127,7 @@ def _finish(folder: RunFolder, continued: int, unwritten: Failures) -> RunResult
     )
 
 
-def in_process(units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Iterator[Part]:
+def in_process(units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Generator[Part, None, None]:
     """Makes parts by threads of this process, as many at once as the source says; they come as they are done."""
     callers, left, stopped = maker.source.callers(), iter(units), threading.Event()
 

@@ -1,5 +1,6 @@
 """What passes between the sources of attention and the run: units of work, and inputs that were measured or failed."""
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -82,6 +83,14 @@ class Unit:
     examples: frozenset[int] = field(default_factory=frozenset)
 
 
+def digest_of(only: frozenset[int] | None) -> str:
+    """Which inputs are labelled, in a few words."""
+    if only is None:
+        return "all"
+    digest = hashlib.sha256(repr(sorted(only)).encode()).hexdigest()
+    return f"{len(only):,} inputs, sha256 {digest}"
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which layers and heads to label, as indices in the model; None for all."""
@@ -120,8 +129,12 @@ class Source(ABC):
     def names(self, unit: Unit) -> list[InputName]:
         """The inputs of a unit, in order."""
 
-    def prepare(self, unit: Unit) -> None:  # noqa: B027  most sources have nothing to load
-        """Loads what the unit needs beside its attention, say a model; what fails is told by ``measured``."""
+    def prepare(self, unit: Unit) -> int:  # noqa: ARG002  most sources have nothing to load
+        """Loads what the unit needs beside its attention, say a model, and gives the bytes of memory it holds.
+
+        What fails is told by ``measured``.
+        """
+        return 0
 
     def callers(self) -> int:
         """How many threads may call ``measured`` at once to good effect."""

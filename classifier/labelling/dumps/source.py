@@ -27,7 +27,7 @@ from classifier.labelling.dumps.formats import opened_dump, told_of
 from classifier.labelling.dumps.plan import DumpSlice, Tasks, count_inputs, plan
 from classifier.labelling.dumps.stored import OpenDump, SlabBuffer, StoredInput, StoredMaps, check_fits
 from classifier.labelling.files import StoredFile
-from classifier.labelling.source import FailedInput, InputName, MeasuredInput, Selection, Source, Unit
+from classifier.labelling.source import FailedInput, InputName, MeasuredInput, Selection, Source, Unit, digest_of
 
 SLAB_BYTES = 8 * 2**20  # of attention read and measured at a time, or a single layer where that is larger
 _REMOTE_CALLERS = 8  # reading from afar is waiting
@@ -62,8 +62,7 @@ class DumpSource(Source):
             for task, of_task in self.tasks
             for file in of_task
         }
-        only = None if self.only is None else sorted(self.only)
-        return files | {"selection": repr(self.selection), "only": repr(only)}
+        return files | {"selection": repr(self.selection), "only": digest_of(self.only)}
 
     def callers(self) -> int:
         """One thread a core; more where files are far away."""

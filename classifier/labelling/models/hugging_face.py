@@ -7,7 +7,6 @@ the input as the target.
 """
 
 import inspect
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,6 +41,7 @@ class AttentionModel:
     Attributes:
         name: its folder, or its name on the hub.
         revision: its commit on the hub; None for a folder.
+        bytes: that its weights take in memory.
         parts: its stacks of self-attention layers; the encoder first where there are two.
     """
 
@@ -74,6 +74,7 @@ class AttentionModel:
         self.name = name
         self._model: Any = _loaded(name, settings, device=device, dtype=_DTYPES[dtype])
         self.revision: str | None = getattr(self._model.config, "_commit_hash", None)
+        self.bytes = sum(weights.nbytes for weights in self._model.parameters())
         self._two = bool(self._model.config.is_encoder_decoder)
         try:
             self._reader = _reader(self._model, name, settings, truncate=truncate)
@@ -147,11 +148,10 @@ class AttentionModel:
             selection: the layers and heads to label.
             most_bytes: that attention and hidden states of a batch may take.
         """
-        cores = len(os.sched_getaffinity(0))
-        with self._turns.caller(), ThreadPoolExecutor(cores, thread_name_prefix="measure") as pool:
+        with self._turns.caller(), ThreadPoolExecutor(_THREADS, thread_name_prefix="measure") as pool:
 
             def run(work: Callable[[int], object], rows: Iterable[int]) -> Iterable[object]:
-                return map(work, rows) if self._turns.callers >= cores else pool.map(work, rows)
+                return map(work, rows) if self._turns.callers >= _THREADS else pool.map(work, rows)
 
             start = self._reader.names([start_id(self._model.config)]) if self._two else ()
             held = min(most_bytes // 8, _MOST_HELD)

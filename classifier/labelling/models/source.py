@@ -5,13 +5,15 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from classifier.errors import SourceError
 from classifier.image_classifier import ImageClassifier
+from classifier.labelling.memory import resident
 from classifier.labelling.models.turns import CALLERS
 from classifier.labelling.source import (
     EXAMPLES,
@@ -21,6 +23,7 @@ from classifier.labelling.source import (
     Selection,
     Source,
     Unit,
+    digest_of,
     spread_evenly,
 )
 from classifier.labelling.texts.tasks import Item, Text, UnreadText, fingerprint
@@ -34,16 +37,6 @@ _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # what con
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
 _loading = threading.Lock()  # so that no two threads load the same model
-
-
-class _Prepared(threading.local):
-    """What this thread has prepared: another may load the next model before it is used."""
-
-    key: tuple[Any, ...] | None = None
-    model: "AttentionModel | SourceError | None" = None
-
-
-_prepared = _Prepared()
 
 
 @dataclass(frozen=True)
@@ -112,16 +105,14 @@ class ModelSource(Source):
         model, *items = unit.items
         return [InputName(unit.task, item.input_id, None, model, self.revision) for item in items]
 
-    def prepare(self, unit: Unit) -> None:
-        """Loads the model of a unit."""
-        key = self._key(unit)
-        with _loading:
-            _prepared.model = None
-            _prepared.key, _prepared.model = key, _load(*key)
+    def prepare(self, unit: Unit) -> int:
+        """Loads the model of a unit, and gives the bytes of its weights and of torch and transformers."""
+        model = self._model(unit)
+        return _libraries() + (0 if isinstance(model, SourceError) else model.bytes)
 
     def callers(self) -> int:
-        """Two: more is of no use, since torch shares each forward pass out between the cores."""
-        return min(CALLERS, len(os.sched_getaffinity(0)))
+        """Two, since torch shares each forward pass out between the cores; one, so that no two models are loaded."""
+        return min(CALLERS, len(os.sched_getaffinity(0))) if len(self.models) == 1 else 1
 
     def fingerprint(self) -> dict[str, str]:
         """Tasks by the SHA-256 of what they hold, models by that of their files' names, sizes and times; settings."""
@@ -129,20 +120,15 @@ class ModelSource(Source):
             "selection": repr(self.selection),
             "dtype": self.dtype,
             "truncate": str(self.truncate),
-            "only": repr(None if self.only is None else sorted(self.only)),
+            "only": digest_of(self.only),
         }
         tasks = {f"task {task}": digest for task, digest in fingerprint(self.tasks).items()}
         return tasks | {f"model {model}": _fingerprint(model, self.revision) for model in self.models} | settings
 
     def _model(self, unit: Unit) -> "AttentionModel | SourceError":
-        if _prepared.key != self._key(unit) or _prepared.model is None:
-            self.prepare(unit)
-        model, _prepared.model = _prepared.model, None
-        assert model is not None
-        return model
-
-    def _key(self, unit: Unit) -> tuple[Any, ...]:
-        return unit.items[0], self.revision, self.device, self.dtype, self.truncate
+        with _loading:
+            _libraries()
+            return _load(unit.items[0], self.revision, self.device, self.dtype, self.truncate)
 
     def measured(
         self, unit: Unit, classifier: ImageClassifier, *, most_bytes: int
@@ -172,6 +158,15 @@ class ModelSource(Source):
             most_bytes=most_bytes,
         ):
             yield places[n], found
+
+
+@cache
+def _libraries() -> int:
+    """Imports what runs models, where it is installed; the bytes of memory that this took."""
+    before = resident()
+    with suppress(ModuleNotFoundError):
+        import classifier.labelling.models.hugging_face  # noqa: F401, PLC0415  torch takes seconds to import
+    return max(resident() - before, 0)
 
 
 @lru_cache(maxsize=1)  # a model may take all memory there is; a failure is kept as well, and told at once
