@@ -1,6 +1,7 @@
 """One unit of work as one part of the output: its inputs measured, classified, and written as Parquet in memory."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,12 +77,16 @@ class PartMaker:
     memory: Memory
     keep_maps: bool = False
 
-    def make(self, unit: Unit, advance: Advance = lambda _inputs, _maps: None) -> Part:
-        """Does the work of a unit.
+    def make(self, unit: Unit, advance: Advance = lambda _inputs, _maps: None, *, alone: bool = False) -> Part:
+        """Does the work of a unit, on all cores, or ``alone`` on the calling thread's.
 
         Raises:
             ServerError: the classifier is a client, and its server failed.
         """
+        with self.classifier.on_this_thread() if alone else nullcontext():
+            return self._made(unit, advance)
+
+    def _made(self, unit: Unit, advance: Advance) -> Part:
         prepared = self.source.prepare(unit)
         rows = _Rows()
         waiting: list[tuple[int, MeasuredInput]] = []

@@ -156,7 +156,7 @@ class _Worker:
             if ray.get(self._tries.begin.remote(unit.number)) > TRIES:
                 return _row(_lost(unit, ray.get(self._job).source))
             self._maker = self._maker or self._ready(ray.get(self._job))
-            return _row(self._maker.make(unit))
+            return _row(self._maker.make(unit, alone=True))
         except Exception as error:  # noqa: BLE001  told as data, so that the driver raises the same
             told = str(error) if isinstance(error, AttentionPatternsError) else traceback.format_exc()
             return _as_row(type(error).__name__, told, {})

@@ -129,7 +129,9 @@ def _finish(folder: RunFolder, continued: int, unwritten: Failures) -> RunResult
 
 def in_process(units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Generator[Part, None, None]:
     """Makes parts by threads of this process, as many at once as the source says; they come as they are done."""
-    callers, left, stopped = maker.source.callers(), iter(units), threading.Event()
+    callers, stopped = maker.source.callers(), threading.Event()
+    side_by_side = len(units) - len(units) % callers if callers > 1 else 0  # what is left then has all cores
+    left = iter(enumerate(units))
 
     def told(inputs: int, maps: int) -> None:
         if stopped.is_set():
@@ -140,7 +142,9 @@ def in_process(units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Gen
         running: set[Future[Part]] = set()
         try:
             while True:
-                running |= {pool.submit(maker.make, unit, told) for unit in islice(left, callers - len(running))}
+                # One more than can run, so that no caller waits while a part is written.
+                some = islice(left, callers + 1 - len(running))
+                running |= {pool.submit(maker.make, unit, told, alone=place < side_by_side) for place, unit in some}
                 if not running:
                     return
                 done, running = wait(running, return_when=FIRST_COMPLETED)

@@ -65,9 +65,9 @@ class DumpSource(Source):
         return files | {"selection": repr(self.selection), "only": digest_of(self.only)}
 
     def callers(self) -> int:
-        """One thread a core; more where files are far away."""
-        cores, remote = len(os.sched_getaffinity(0)), any(file.remote for _, files in self.tasks for file in files)
-        return max(cores, _REMOTE_CALLERS) if remote else cores
+        """One thread more than cores, so that all have work while one waits for a disk; more where files are far away."""
+        wanted, remote = len(os.sched_getaffinity(0)) + 1, any(file.remote for _, files in self.tasks for file in files)
+        return max(wanted, _REMOTE_CALLERS) if remote else wanted
 
     def units(self) -> list[Unit]:
         """Consecutive inputs of a task, up to 128 MiB of attention or 65,536 maps; ``items`` are DumpSlices."""
