@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,9 +39,9 @@ from classifier.labelling.part import IMAGES, Advance, Part, PartMaker
 from classifier.labelling.ray_engine import ray_engine
 from classifier.labelling.run import Engine, in_process, label
 from classifier.labelling.source import InputName, MeasuredInput, Unit
-from classifier.labelling.table import LABELS, label_rows, one_table
+from classifier.labelling.table import label_rows
 
-LENGTH, A_FILE, FILES = 128, 28, 20
+LENGTH, INPUTS = 128, 560
 MAPS = LAYERS * HEADS
 _CORES = len(os.sched_getaffinity(0))
 
@@ -51,38 +52,38 @@ def main(rounds: Annotated[int, typer.Option(help="rounds, of which the median i
     classifier.warm_up()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        rows = [_stages(kind, write, place, classifier, rounds) for kind, write in _KINDS.items()]  # 2.6 GB each
+        rows = [_stages(kind, place, classifier, rounds) for kind in _KINDS]  # 2.6 GB each
         title = f"Labelling dumps of {LAYERS} x {HEADS} float16 maps, L = {LENGTH}: inputs/s by stage, and end to end"
         columns = ("dump", "read", "render, measure", "net", "write", "end to end", "/ slowest stage", "cores at work")
         keep("offline_dumps", title, columns, rows)
         keep("offline_scaling", "The same job by cores and by Ray workers", *_scaling(place / ".npy", classifier))
 
 
-def _npy(file: Path, attention: NDArray[Any]) -> None:
-    np.save(file, attention)
+@dataclass(frozen=True)
+class _Kind:
+    """A format of dumps, as people use it: inputs to a file, and how one is written."""
+
+    suffix: str
+    inputs: int
+    write: Callable[[Path, NDArray[Any]], None]
 
 
-def _npz(file: Path, attention: NDArray[Any]) -> None:
-    np.savez(file, attention=attention)
+_KINDS = (
+    _Kind(".npy", 28, np.save),
+    _Kind(".npz", 1, lambda file, attention: np.savez(file, attention=attention[0])),
+    _Kind(".safetensors", 28, lambda file, attention: save_file({"attention": attention}, file)),
+)
 
 
-def _safetensors(file: Path, attention: NDArray[Any]) -> None:
-    save_file({"attention": attention}, file)
-
-
-_KINDS: dict[str, Callable[[Path, NDArray[Any]], None]] = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
-
-
-def _stages(
-    kind: str, write: Callable[[Path, NDArray[Any]], None], place: Path, classifier: PatternClassifier, rounds: int
-) -> tuple[str, ...]:
+def _stages(kind: _Kind, place: Path, classifier: PatternClassifier, rounds: int) -> tuple[str, ...]:
     attention = sample_attention(LENGTH).astype(np.float16)
-    folder = place / kind
+    folder = place / kind.suffix
     folder.mkdir()
-    for n in range(FILES):
-        write(folder / f"{n}{kind}", np.repeat(attention[None], A_FILE, axis=0))
+    for n in range(INPUTS // kind.inputs):
+        kind.write(folder / f"{n}{kind.suffix}", np.repeat(attention[None], kind.inputs, axis=0))
+    os.sync()  # or the disk would be busy with them meanwhile
     source = DumpSource(dump_tasks([str(folder)]))
-    units, inputs = source.units(), A_FILE * FILES
+    units, inputs = source.units(), INPUTS
     busy: list[float] = []
 
     def whole() -> None:
@@ -103,7 +104,7 @@ def _stages(
     rates = {name: 1000 * inputs / one.median for name, one in found.items()}
     slowest = min(rate for name, rate in rates.items() if name != "whole")
     return (
-        kind,
+        f"{kind.suffix}, {kind.inputs} a file",
         *(f"{rates[name]:,.0f}" for name in works),
         f"{rates['whole'] / slowest:.2f}",
         f"{np.median(busy[1:]):.1f} of {_CORES}",
@@ -128,7 +129,7 @@ def _read(unit: Unit) -> None:
     for part in unit.items:
         with opened_dump(part.file) as dump:
             for n in part.indices:
-                maps = dump.input(n).maps
+                maps = dump.input(n if part.many else None).maps
                 maps.check()
                 maps.slab(tuple(range(LAYERS)), tuple(range(HEADS)), buffer)
                 maps.finish()
@@ -139,13 +140,12 @@ def _measured(classifier: ImageClassifier, attention: NDArray[Any]) -> MeasuredM
 
 
 def _written(measured: Sequence[MeasuredMaps], results: Sequence[Classification], place: Path) -> None:
-    names = [InputName("task", str(n)) for n in range(len(measured))]
-    inputs = [
-        MeasuredInput(name, maps, range(LAYERS), range(HEADS)) for name, maps in zip(names, measured, strict=True)
+    ones = [
+        MeasuredInput(InputName("task", str(n)), maps, range(LAYERS), range(HEADS)) for n, maps in enumerate(measured)
     ]
-    rows = [label_rows(one, result) for one, result in zip(inputs, results, strict=True)]
+    table = pa.Table.from_batches([label_rows(list(zip(ones, results, strict=True)))])
     sink: Any = pa.BufferOutputStream()
-    pq.write_table(one_table(rows, LABELS), sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd")
     with tempfile.TemporaryFile(dir=place) as file:
         file.write(memoryview(sink.getvalue()))
         os.fsync(file.fileno())

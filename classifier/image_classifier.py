@@ -80,6 +80,10 @@ class MeasuredMaps:
     attention_to: Mapping[str, AttentionTo]
     declaration: Declaration
 
+    def without_images(self) -> "MeasuredMaps":
+        """What is left to be told once the net has seen the images."""
+        return replace(self, images=self.images[:0].copy())
+
     @classmethod
     def joined(cls, slabs: Sequence["MeasuredMaps"]) -> "MeasuredMaps":
         """One input of several slabs of its layers, each [layers, heads, L, L]."""

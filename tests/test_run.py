@@ -182,7 +182,7 @@ def test_the_tables_read_alike_in_pandas_polars_and_duckdb(uninterrupted):
     assert dict(table.aggregate("pattern, count(*)").fetchall()) == counts
     rows = pq.read_table(uninterrupted / "labels").to_pylist()
     assert lazy.with_columns(pl.col("pattern").cast(pl.String)).to_dicts()[0]["attention_to"] == rows[0]["attention_to"]
-    assert table.fetchone()[LABELS.names.index("attention_to")] == rows[0]["attention_to"]
+    assert table.limit(1).fetchall()[0][LABELS.names.index("attention_to")] == rows[0]["attention_to"]
     assert frame["stripes"][71].tolist() == rows[71]["stripes"]
     assert frame["segment_mass"].dtype == np.float32
     one = pl.read_parquet(uninterrupted / "heads.parquet")

@@ -1,9 +1,9 @@
 """One unit of work as one part of the output: its inputs measured, classified, and written as Parquet in memory."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,19 +13,17 @@ from classifier.image_classifier import ImageClassifier
 from classifier.labelling.memory import Memory
 from classifier.labelling.source import FailedInput, MeasuredInput, Source, Unit
 from classifier.labelling.table import (
-    INPUTS,
-    LABELS,
-    MAPS,
+    Labelled,
     error_row,
-    input_row,
+    input_rows,
     label_rows,
     map_rows,
-    one_table,
     versioned,
 )
 
-IMAGES = 576  # read by the net at a time: enough for all cores, few enough to hold
+IMAGES = 144  # read by the net at a time: enough for all cores, few enough to hold
 
+_T = TypeVar("_T")
 Advance = Callable[[int, int], None]  # told how many inputs and maps are done since the last time
 
 
@@ -50,15 +48,30 @@ class Part:
     errors: tuple[Mapping[str, str | None], ...]
 
 
-@dataclass
-class _Rows:
-    """Rows by the place of their input, so that they are written in the order of the inputs."""
+_Place = tuple[int, bool]  # of the input in the unit, and whether it is a decoder's
 
-    labels: dict[tuple[int, bool], pa.RecordBatch] = field(default_factory=dict)
-    inputs: dict[tuple[int, bool], pa.RecordBatch] = field(default_factory=dict)
-    maps: dict[tuple[int, bool], pa.RecordBatch] = field(default_factory=dict)
-    failed: list[tuple[int, FailedInput]] = field(default_factory=list)
-    warned: int = 0
+
+@dataclass
+class _Found:
+    """What came of the inputs by their place, so that rows are written in the order of the inputs."""
+
+    labelled: dict[_Place, Labelled] = field(default_factory=dict)
+    examples: dict[_Place, MeasuredInput] = field(default_factory=dict)
+    failed: dict[_Place, FailedInput] = field(default_factory=dict)
+
+    def part(self, number: int) -> Part:
+        """All of it as a part."""
+        labelled, examples = _in_order(self.labelled), _in_order(self.examples)
+        tables = {"labels": label_rows(labelled), "inputs": input_rows(labelled)} if labelled else {}
+        tables |= {"maps": map_rows(examples)} if examples else {}
+        return Part(
+            number=number,
+            tables={name: _parquet(rows) for name, rows in tables.items()},
+            inputs=len(labelled),
+            maps=sum(result.patterns.size for _, result in labelled),
+            warned=sum(bool(one.warnings or result.warnings) for one, result in labelled),
+            errors=tuple(error_row(one.name, one.error) for one in _in_order(self.failed)),
+        )
 
 
 @dataclass(frozen=True)
@@ -88,59 +101,41 @@ class PartMaker:
 
     def _made(self, unit: Unit, advance: Advance) -> Part:
         prepared = self.source.prepare(unit)
-        rows = _Rows()
+        found = _Found()
         waiting: list[tuple[int, MeasuredInput]] = []
         most_bytes = self.memory.of_a_caller(self.source.callers(), prepared=prepared)
         for place, one in self.source.measured(unit, self.classifier, most_bytes=most_bytes):
             if isinstance(one, FailedInput):
-                rows.failed.append((place, one))
+                found.failed[place, one.name.part == "decoder"] = one
                 advance(1, 0)
                 continue
             waiting.append((place, one))
             if sum(len(other.maps.images) for _, other in waiting) >= IMAGES:
-                self._classify(unit, waiting, rows, advance)
+                self._classify(unit, waiting, found, advance)
                 waiting = []
-        self._classify(unit, waiting, rows, advance)
-        return _part(unit, rows)
+        self._classify(unit, waiting, found, advance)
+        return found.part(unit.number)
 
     def _classify(
-        self, unit: Unit, waiting: Sequence[tuple[int, MeasuredInput]], rows: _Rows, advance: Advance
+        self, unit: Unit, waiting: Sequence[tuple[int, MeasuredInput]], found: _Found, advance: Advance
     ) -> None:
         if not waiting:
             return
         answers = self.classifier.classify_measured([one.maps for _, one in waiting])
         for (place, one), answer in zip(waiting, answers, strict=True):
-            result, at = doubted(answer), (place, one.name.part == "decoder")
-            rows.labels[at] = label_rows(one, result)
-            rows.inputs[at] = input_row(one, result)
+            at = place, one.name.part == "decoder"
             if self.keep_maps or place in unit.examples:
-                rows.maps[at] = map_rows(one)
-            rows.warned += bool(one.warnings or result.warnings)
+                found.examples[at] = one
+            found.labelled[at] = replace(one, maps=one.maps.without_images()), doubted(answer)
             advance(1, len(one.maps.images))
 
 
-def _part(unit: Unit, rows: _Rows) -> Part:
-    labels = _in_order(rows.labels)
-    tables = {
-        "labels": (labels, LABELS),
-        "inputs": (_in_order(rows.inputs), INPUTS),
-        "maps": (_in_order(rows.maps), MAPS),
-    }
-    return Part(
-        number=unit.number,
-        tables={name: _parquet(batches, schema) for name, (batches, schema) in tables.items() if batches},
-        inputs=len(labels),
-        maps=sum(batch.num_rows for batch in labels),
-        warned=rows.warned,
-        errors=tuple(error_row(one.name, one.error) for _, one in sorted(rows.failed, key=lambda failed: failed[0])),
-    )
+def _in_order(found: Mapping[_Place, _T]) -> list[_T]:
+    return [found[at] for at in sorted(found)]
 
 
-def _in_order(batches: Mapping[tuple[int, bool], pa.RecordBatch]) -> list[pa.RecordBatch]:
-    return [batches[at] for at in sorted(batches)]
-
-
-def _parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> bytes:
+def _parquet(rows: pa.RecordBatch) -> bytes:
     sink: Any = pa.BufferOutputStream()
-    pq.write_table(one_table(list(batches), versioned(schema)), sink, compression="zstd")
+    table = pa.Table.from_batches([rows], schema=versioned(rows.schema))
+    pq.write_table(table, sink, compression="zstd")
     return bytes(memoryview(sink.getvalue()))

@@ -98,14 +98,14 @@ def label(
 
 def _written(folder: RunFolder, parts: Iterator[Part], units: Mapping[int, Unit], maker: PartMaker) -> Failures:
     """Keeps parts as they come; gives what failed because its part could not be written."""
-    lost: list[Mapping[str, str | None]] = []
+    lost: dict[int, Failures] = {}
     for part in parts:
         try:
             folder.keep(part)
         except OSError as error:
             told = OutputError(f"part {part.number} could not be written: {error}")
-            lost += [error_row(name, told) for name in maker.source.names(units[part.number])]
-    return tuple(lost)
+            lost[part.number] = tuple(error_row(name, told) for name in maker.source.names(units[part.number]))
+    return tuple(error for number in sorted(lost) for error in lost[number])
 
 
 def _finish(folder: RunFolder, continued: int, unwritten: Failures) -> RunResult:

@@ -10,6 +10,7 @@ from typing import Any, Self
 from classifier.errors import AttentionPatternsError
 from classifier.image_classifier import ImageClassifier, MeasuredMaps
 
+UNIT_MAPS = 16_384  # of a unit at most, or of a single input: their images may all be kept until it is written
 EXAMPLES = 8  # inputs of a task whose images are kept for the report
 
 

@@ -101,6 +101,10 @@ HEADS = pa.schema(
     ]
 )
 
+_KEYS = len(_KEY) + 1  # columns, with the revision, of ``labels`` and ``inputs``
+_OF_THE_ANSWER = ("margin", "uncertain", "overruled", "causal")
+_ALWAYS = ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "row_entropy")  # of the evidence
+
 
 def versioned(schema: pa.Schema, **metadata: int | str) -> pa.Schema:
     """``schema`` with the versions of schema and rendering, and what else is given, as the file's metadata."""
@@ -108,60 +112,68 @@ def versioned(schema: pa.Schema, **metadata: int | str) -> pa.Schema:
     return schema.with_metadata({name: str(value) for name, value in said.items()})
 
 
-def label_rows(one: MeasuredInput, result: Classification) -> pa.RecordBatch:
-    """The rows of one input in ``labels``, layer by layer."""
-    layers, heads = result.patterns.shape
-    evidence = result.evidence
+Labelled = tuple[MeasuredInput, Classification]
+
+
+def label_rows(inputs: Sequence[Labelled]) -> pa.RecordBatch:
+    """The rows of inputs in ``labels``, of each layer by layer."""
+    ones, results = [one for one, _ in inputs], [result for _, result in inputs]
+    evidence = [result.evidence for result in results]
+    maps = [result.patterns.size for result in results]
+    rows = np.repeat(np.arange(len(inputs)), maps)
+    segmented = [
+        np.zeros(n) if found.segment_mass is None else found.segment_mass
+        for found, n in zip(evidence, maps, strict=True)
+    ]
     columns = {
-        "layer": np.repeat(np.asarray(one.layers, np.int32), heads),
-        "head": np.tile(np.asarray(one.heads, np.int32), layers),
-        "pattern": _patterns(result),
-        **dict(zip(PROBABILITIES, result.probabilities.reshape(-1, len(PATTERNS)).T, strict=True)),
-        **{name: getattr(result, name).ravel() for name in ("margin", "uncertain", "overruled", "causal")},
-        **{name: getattr(evidence, name).ravel() for name in ("visible_mass", "stripe_mass", "line_mass")},
-        "stripes": _positions(evidence.stripes.reshape(layers * heads, -1)),
-        "line_offset": pa.array(evidence.line_offset.ravel(), mask=evidence.line_mass.ravel() == 0),
-        "stripe_or_line_mass": evidence.stripe_or_line_mass.ravel(),
-        "row_entropy": evidence.row_entropy.ravel(),
-        "attention_to": _attention_to(result),
+        "layer": _joined([np.repeat(np.asarray(one.layers, np.int32), len(one.heads)) for one in ones]),
+        "head": _joined([np.tile(np.asarray(one.heads, np.int32), len(one.layers)) for one in ones]),
+        "length": np.array([result.length for result in results], np.int32)[rows],
+        "pattern": _patterns(_joined([result.patterns for result in results])),
+        **dict(zip(PROBABILITIES, _probabilities(results).T, strict=True)),
+        **{name: _joined([getattr(result, name) for result in results]) for name in _OF_THE_ANSWER},
+        "too_short": np.array([result.too_short for result in results])[rows],
+        **{name: _joined([getattr(found, name) for found in evidence]) for name in _ALWAYS},
+        "stripes": _positions([found.stripes.reshape(n, -1) for found, n in zip(evidence, maps, strict=True)]),
+        "line_offset": pa.array(
+            _joined([found.line_offset for found in evidence]),
+            mask=_joined([found.line_mass for found in evidence]) == 0,
+        ),
+        "segment_mass": pa.array(
+            _joined(segmented).astype(np.float32),
+            mask=np.array([found.segment_mass is None for found in evidence])[rows],
+        ),
+        "attention_to": _attention_to(results),
+        "classifier": _named([result.model for result in results], rows),
+        "rendering_version": np.full(len(rows), RENDERING_VERSION, np.int16),
     }
-    if evidence.segment_mass is not None:
-        columns["segment_mass"] = evidence.segment_mass.ravel()
-    same = {
-        **vars(one.name),
-        "length": result.length,
-        "too_short": result.too_short,
-        "segment_mass": None,
-        "classifier": result.model,
-        "rendering_version": RENDERING_VERSION,
-    }
-    return _batch(LABELS, columns, same, layers * heads)
+    return pa.record_batch([*_keys(ones, rows), *(columns[f.name] for f in list(LABELS)[_KEYS:])], schema=LABELS)
 
 
-def input_row(one: MeasuredInput, result: Classification) -> pa.RecordBatch:
-    """The row of one input in ``inputs``; the source's warnings stand before those of ``result``."""
-    declared = one.maps.declaration
-    same = {
-        **vars(one.name),
-        "length": result.length,
-        "tokens": declared.tokens,
-        "segments": declared.segments,
-        "layers": len(one.layers),
-        "heads": len(one.heads),
-        "warnings": [*one.warnings, *result.warnings],
-    }
-    return _batch(INPUTS, {}, same, 1)
-
-
-def map_rows(one: MeasuredInput) -> pa.RecordBatch:
-    """The rows of one input in ``maps``."""
-    layers, heads = len(one.layers), len(one.heads)
+def input_rows(inputs: Sequence[Labelled]) -> pa.RecordBatch:
+    """The row of each input in ``inputs``; the source's warnings stand before those of the classification."""
+    ones = [one for one, _ in inputs]
     columns = {
-        "layer": np.repeat(np.asarray(one.layers, np.int32), heads),
-        "head": np.tile(np.asarray(one.heads, np.int32), layers),
-        "image": pa.array([image.tobytes() for image in one.maps.images], pa.binary()),
+        "length": [result.length for _, result in inputs],
+        "tokens": [one.maps.declaration.tokens for one in ones],
+        "segments": [one.maps.declaration.segments for one in ones],
+        "layers": [len(one.layers) for one in ones],
+        "heads": [len(one.heads) for one in ones],
+        "warnings": [[*one.warnings, *result.warnings] for one, result in inputs],
     }
-    return _batch(MAPS, columns, vars(one.name), layers * heads)
+    others = [pa.array(columns[f.name], f.type) for f in list(INPUTS)[_KEYS:]]
+    return pa.record_batch([*_keys(ones, np.arange(len(ones))), *others], schema=INPUTS)
+
+
+def map_rows(ones: Sequence[MeasuredInput]) -> pa.RecordBatch:
+    """The rows of inputs in ``maps``."""
+    rows = np.repeat(np.arange(len(ones)), [len(one.maps.images) for one in ones])
+    columns = [
+        _joined([np.repeat(np.asarray(one.layers, np.int32), len(one.heads)) for one in ones]),
+        _joined([np.tile(np.asarray(one.heads, np.int32), len(one.layers)) for one in ones]),
+        pa.array([image.tobytes() for one in ones for image in one.maps.images], pa.binary()),
+    ]
+    return pa.record_batch([*_keys(ones, rows)[: len(_KEY)], *columns], schema=MAPS)
 
 
 def error_row(name: InputName, error: Exception) -> dict[str, str | None]:
@@ -169,42 +181,58 @@ def error_row(name: InputName, error: Exception) -> dict[str, str | None]:
     return {**vars(name), "error": type(error).__name__, "message": str(error)}
 
 
-def _batch(schema: pa.Schema, columns: dict[str, Any], same: dict[str, Any], count: int) -> pa.RecordBatch:
-    """Columns as they are; what is the same in all rows, repeated."""
-    arrays = [columns[f.name] if f.name in columns else _repeated(same[f.name], f.type, count) for f in schema]
-    return pa.record_batch(arrays, schema=schema)
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Arrays of any shapes as one of one axis."""
+    return np.concatenate([array.ravel() for array in arrays])
 
 
-def _repeated(value: Any, kind: pa.DataType, count: int) -> pa.Array:
-    if not pa.types.is_dictionary(kind):
-        return pa.repeat(pa.scalar(value, kind), count)
-    codes = pa.nulls(count, kind.index_type) if value is None else np.zeros(count, np.int32)
-    return pa.DictionaryArray.from_arrays(codes, pa.array([] if value is None else [value], pa.string()))
+def _keys(ones: Sequence[MeasuredInput], rows: NDArray[np.int64]) -> list[pa.Array]:
+    """What tells inputs apart, with the revision; ``rows`` are the places of the inputs, row by row."""
+    names = [one.name for one in ones]
+    ids = pa.array([name.input_id for name in names], pa.string()).take(pa.array(rows))
+    task, part, model, revision = (
+        _named([getattr(name, field) for name in names], rows) for field in ("task", "part", "model", "revision")
+    )
+    return [task, ids, part, model, revision]
 
 
-def _patterns(result: Classification) -> pa.DictionaryArray:
-    codes = (result.patterns.reshape(-1, 1) == PATTERN_NAMES).argmax(axis=1)
+def _named(values: Sequence[str | None], rows: NDArray[np.int64]) -> pa.DictionaryArray:
+    """Values of inputs, row by row, of which few are different."""
+    coded = pa.array(values, pa.string()).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(coded.indices.take(pa.array(rows)), coded.dictionary)
+
+
+def _patterns(names: NDArray[np.str_]) -> pa.DictionaryArray:
+    codes = (names[:, None] == PATTERN_NAMES).argmax(axis=1)
     return pa.DictionaryArray.from_arrays(codes.astype(np.int8), pa.array(PATTERN_NAMES))
 
 
-def _positions(flags: NDArray[np.bool_]) -> pa.ListArray:
-    """For each row of [maps, L] where it is True."""
-    offsets = np.concatenate([[0], flags.sum(axis=1).cumsum()])
-    return pa.ListArray.from_arrays(offsets.astype(np.int32), flags.nonzero()[1].astype(np.int32))
+def _probabilities(results: Sequence[Classification]) -> NDArray[np.float32]:
+    return np.concatenate([result.probabilities.reshape(-1, len(PATTERNS)) for result in results])
 
 
-def _attention_to(result: Classification) -> pa.ListArray:
+def _positions(flags: Sequence[NDArray[np.bool_]]) -> pa.ListArray:
+    """For each row of each [maps, L] where it is True."""
+    counts = _joined([of_input.sum(axis=1) for of_input in flags])
+    positions = _joined([of_input.nonzero()[1] for of_input in flags])
+    return pa.ListArray.from_arrays(_offsets(counts), positions.astype(np.int32))
+
+
+def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int32]:
+    return np.concatenate([[0], counts.cumsum()]).astype(np.int32)
+
+
+def _attention_to(results: Sequence[Classification]) -> pa.ListArray:
     """For each map one struct a group."""
-    names, groups, count = list(result.attention_to), list(result.attention_to.values()), result.patterns.size
-    arrays = [pa.array(names * count, pa.string())]
+    names = [name for result in results for name in list(result.attention_to) * result.patterns.size]
+    arrays = [pa.array(names, pa.string())]
     for field in list(_ATTENTION_TO)[1:]:
-        measures = [getattr(group, field.name).ravel() for group in groups]  # each [maps]
-        values = np.stack(measures, axis=1).ravel() if groups else np.empty(0, np.float32)
+        parts = [
+            np.stack([getattr(group, field.name).ravel() for group in result.attention_to.values()], axis=1)
+            for result in results
+            if result.attention_to
+        ]  # each [maps, groups]
+        values = _joined(parts).astype(np.float32) if parts else np.empty(0, np.float32)
         arrays.append(pa.array(values, mask=np.isnan(values)))
-    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * len(names))
-    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(arrays, fields=list(_ATTENTION_TO)))
-
-
-def one_table(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
-    """All rows as a table of one chunk a column and one dictionary each."""
-    return pa.Table.from_batches(batches, schema=schema).unify_dictionaries().combine_chunks()
+    groups = np.repeat([len(result.attention_to) for result in results], [result.patterns.size for result in results])
+    return pa.ListArray.from_arrays(_offsets(groups), pa.StructArray.from_arrays(arrays, fields=list(_ATTENTION_TO)))

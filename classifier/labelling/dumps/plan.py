@@ -12,10 +12,9 @@ from classifier.errors import SourceError
 from classifier.labelling.dumps.formats import FOLDERS, SUFFIXES, opened_dump, told_of
 from classifier.labelling.dumps.stored import DumpHeader
 from classifier.labelling.files import StoredFile, default_task, find_files
-from classifier.labelling.source import EXAMPLES, Selection, Unit, spread_evenly
+from classifier.labelling.source import EXAMPLES, UNIT_MAPS, Selection, Unit, spread_evenly
 
 UNIT_BYTES = 128 * 2**20  # of attention
-UNIT_MAPS = 65_536
 _READERS, _REMOTE_READERS = 4, 16  # headers asked for at once: from afar each is a wait, not work
 
 Tasks = tuple[tuple[str, tuple[StoredFile, ...]], ...]

@@ -65,7 +65,7 @@ class DumpSource(Source):
         return files | {"selection": repr(self.selection), "only": digest_of(self.only)}
 
     def callers(self) -> int:
-        """One thread more than cores, so that all have work while one waits for a disk; more where files are far away."""
+        """One thread more than cores, so that all have work while one waits; more where files are far away."""
         wanted, remote = len(os.sched_getaffinity(0)) + 1, any(file.remote for _, files in self.tasks for file in files)
         return max(wanted, _REMOTE_CALLERS) if remote else wanted
 

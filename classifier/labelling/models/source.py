@@ -17,6 +17,7 @@ from classifier.labelling.memory import resident
 from classifier.labelling.models.turns import CALLERS
 from classifier.labelling.source import (
     EXAMPLES,
+    UNIT_MAPS,
     FailedInput,
     InputName,
     MeasuredInput,
@@ -78,8 +79,9 @@ class ModelSource(Source):
             maps = _maps_an_input(model, self.selection)
             for task, items in self._wanted():
                 examples = spread_evenly(EXAMPLES, len(items))
-                for begin in range(0, len(items), TEXTS_A_UNIT):
-                    some = items[begin : begin + TEXTS_A_UNIT]
+                texts = min(TEXTS_A_UNIT, max(1, UNIT_MAPS // max(maps, 1)))
+                for begin in range(0, len(items), texts):
+                    some = items[begin : begin + texts]
                     unit = Unit(
                         number=len(units),
                         task=task,
