@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -134,7 +135,7 @@ def _works(folder: str, source: ModelSource, classifier: PatternClassifier) -> d
         "forward": lambda: list(map(forward, units)),
         "two at once": two_at_once,
         "measured": lambda: at_once(measure),
-        "labelled": lambda: at_once(maker.make),
+        "labelled": lambda: at_once(partial(maker.make, alone=True)),
     }
 
 

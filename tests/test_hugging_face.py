@@ -1,3 +1,4 @@
+import os
 import pickle
 import re
 import subprocess
@@ -319,15 +320,17 @@ def test_a_model_that_cannot_be_loaded_fails_all_its_texts_and_is_tried_once(cla
             assert f"model '{tmp_path}' is a folder and cannot be loaded" in str(one.error)
 
 
-def test_a_model_that_was_prepared_is_not_loaded_again_after_another_thread_loaded_the_next(classifier, folders):
-    source = ModelSource((minilm_folder(), folders["gpt2"]), (("few", SOME),))
-    first, second = source.units()
-    models._load.cache_clear()
-    source.prepare(first)
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(source.prepare, second).result()
-    assert {one.name.model for _, one in source.measured(first, classifier, most_bytes=ENOUGH)} == {minilm_folder()}
-    assert models._load.cache_info().misses == 2
+def test_no_two_models_are_in_memory_at_once(folders):
+    tasks = (("few", SOME),)
+    assert ModelSource((minilm_folder(), folders["gpt2"]), tasks).callers() == 1
+    assert ModelSource((minilm_folder(),), tasks).callers() == min(2, len(os.sched_getaffinity(0)))
+
+
+def test_what_a_model_holds_is_told(folders):
+    source = ModelSource((minilm_folder(), "nowhere"), (("few", SOME),))
+    there, missing = source.units()
+    weights = Path(minilm_folder(), "model.safetensors").stat().st_size
+    assert source.prepare(there) - source.prepare(missing) == pytest.approx(weights, rel=0.01)
 
 
 def test_without_torch_the_extra_is_named(classifier, monkeypatch):
