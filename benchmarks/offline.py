@@ -41,7 +41,8 @@ from classifier.labelling.run import Engine, in_process, label
 from classifier.labelling.source import InputName, MeasuredInput, Unit
 from classifier.labelling.table import label_rows
 
-LENGTH, INPUTS = 128, 560
+LENGTH, INPUTS, _A_PART = 128, 560, 28
+_UNSTEADY = 4  # parts that come close together, since their makers began together
 MAPS = LAYERS * HEADS
 _CORES = len(os.sched_getaffinity(0))
 
@@ -54,7 +55,17 @@ def main(rounds: Annotated[int, typer.Option(help="rounds, of which the median i
         place = Path(folder)
         rows = [_stages(kind, place, classifier, rounds) for kind in _KINDS]  # 2.6 GB each
         title = f"Labelling dumps of {LAYERS} x {HEADS} float16 maps, L = {LENGTH}: inputs/s by stage, and end to end"
-        columns = ("dump", "read", "render, measure", "net", "write", "end to end", "/ slowest stage", "cores at work")
+        columns = (
+            "dump",
+            "read",
+            "render, measure",
+            "net",
+            "write",
+            "end to end",
+            "/ slowest stage",
+            "/ all stages in turn",
+            "cores at work",
+        )
         keep("offline_dumps", title, columns, rows)
         keep("offline_scaling", "The same job by cores and by Ray workers", *_scaling(place / ".npy", classifier))
 
@@ -93,20 +104,22 @@ def _stages(kind: _Kind, place: Path, classifier: PatternClassifier, rounds: int
     measured = [_measured(classifier, attention) for _ in range(IMAGES // MAPS)]
     results = [doubted(result) for result in classifier.classify_measured(measured)]
     groups = inputs // len(measured)
+    a_part = list(zip(measured, results, strict=True)) * (_A_PART // len(measured))
     works: dict[str, Callable[[], object]] = {
         "read": lambda: _everywhere(_read, units),
         "measure": lambda: _everywhere(lambda _: _measured(classifier, attention), range(inputs)),
         "net": lambda: _everywhere(lambda _: classifier.classify_measured(measured), range(groups)),
-        "write": lambda: _everywhere(lambda _: _written(measured, results, place), range(groups)),
+        "write": lambda: _everywhere(lambda _: _written(a_part, place), range(inputs // len(a_part))),
         "whole": whole,
     }
     found = in_turns(works, callers=1, seconds=0, rounds=rounds)
     rates = {name: 1000 * inputs / one.median for name, one in found.items()}
-    slowest = min(rate for name, rate in rates.items() if name != "whole")
+    stages = [rate for name, rate in rates.items() if name != "whole"]
     return (
         f"{kind.suffix}, {kind.inputs} a file",
         *(f"{rates[name]:,.0f}" for name in works),
-        f"{rates['whole'] / slowest:.2f}",
+        f"{rates['whole'] / min(stages):.2f}",
+        f"{rates['whole'] * sum(1 / rate for rate in stages):.2f}",
         f"{np.median(busy[1:]):.1f} of {_CORES}",
     )
 
@@ -139,11 +152,12 @@ def _measured(classifier: ImageClassifier, attention: NDArray[Any]) -> MeasuredM
     return classifier.measure_read(read_attention(attention, None), read_declaration(LENGTH))
 
 
-def _written(measured: Sequence[MeasuredMaps], results: Sequence[Classification], place: Path) -> None:
-    ones = [
-        MeasuredInput(InputName("task", str(n)), maps, range(LAYERS), range(HEADS)) for n, maps in enumerate(measured)
+def _written(part: Sequence[tuple[MeasuredMaps, Classification]], place: Path) -> None:
+    inputs = [
+        (MeasuredInput(InputName("task", str(n)), maps, range(LAYERS), range(HEADS)), result)
+        for n, (maps, result) in enumerate(part)
     ]
-    table = pa.Table.from_batches([label_rows(list(zip(ones, results, strict=True)))])
+    table = pa.Table.from_batches([label_rows(inputs)])
     sink: Any = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     with tempfile.TemporaryFile(dir=place) as file:
@@ -164,7 +178,7 @@ def _scaling(folder: Path, classifier: PatternClassifier) -> tuple[Sequence[str]
     for n in (1, 2):
         engine = ray_engine(PatternClassifier.load, address=None, max_memory=None, workers=n)
         rows.append(("Ray", f"{n} workers" if n > 1 else "1 worker", _pace(maker, folder.parent / "run", engine)))
-    columns = ("engine", "on", "before the first part, s", "inputs/s from then on", "maps/s", "times one")
+    columns = ("engine", "on", "before the first part, s", "inputs/s", "maps/s", "times one")
     ones = {engine: pace[1] for engine, on, pace in rows if on.startswith("1")}
     return columns, [
         (engine, on, f"{start:.1f}", f"{rate:,.1f}", f"{rate * MAPS:,.0f}", f"{rate / ones[engine]:.2f}")
@@ -173,7 +187,7 @@ def _scaling(folder: Path, classifier: PatternClassifier) -> tuple[Sequence[str]
 
 
 def _pace(maker: PartMaker, run: Path, engine: Engine) -> tuple[float, float]:
-    """Seconds until the first part is there, and inputs a second from then on."""
+    """Seconds until the first part is there, and inputs a second once there have been some."""
     made: list[tuple[float, int]] = []
 
     def watched(units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Generator[Part, None, None]:
@@ -183,8 +197,8 @@ def _pace(maker: PartMaker, run: Path, engine: Engine) -> tuple[float, float]:
 
     began = time.perf_counter()
     _labelled(maker, run, watched)
-    (first, _), (last, _) = made[0], made[-1]
-    return first - began, sum(inputs for _, inputs in made[1:]) / (last - first)
+    start, begin = made[0][0] - began, made[_UNSTEADY - 1][0]
+    return start, sum(inputs for _, inputs in made[_UNSTEADY:]) / (made[-1][0] - begin)
 
 
 def _on_cores(cores: int, folder: Path) -> tuple[float, float]:

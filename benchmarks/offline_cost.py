@@ -1,26 +1,28 @@
 """What an input costs each stage of a run on a cluster: ``python -m benchmarks.offline_cost``.
 
 Measured on one core of this machine: what a worker reads and ships for an input of 12 x 12 heads at L=128 in float16,
-how long it takes, and how fast the driver keeps parts. The last lines are on paper: what limits 100 nodes of 16 cores.
+how long it takes, and what a part costs the driver. The table is on paper: what would limit 100 nodes of 16 cores.
 """
 
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import typer
-from rich.console import Console
 
-from benchmarks.harness import HEADS, LAYERS, sample_attention
+from benchmarks.harness import HEADS, LAYERS, keep, sample_attention
 from classifier.labelling.dumps.plan import dump_tasks
 from classifier.labelling.dumps.source import DumpSource
 from classifier.labelling.folder import RunFolder
 from classifier.labelling.memory import Memory
 from classifier.labelling.part import PartMaker
+from classifier.labelling.ray_cluster import cluster
 from classifier.pattern_classifier import PatternClassifier
 
 LENGTH = 128  # tokens
@@ -44,10 +46,6 @@ class InputCost:
     shipped: float
     worker: float
     driver: float
-
-    def limits(self, workers: int) -> dict[str, float]:
-        """Maps a second that each stage could do: 1 / seconds, times how many do it."""
-        return {"workers": workers * MAPS / self.worker, "driver": MAPS / self.driver}
 
 
 def input_cost(*, inputs: int, rounds: int) -> InputCost:
@@ -86,21 +84,45 @@ def _timed(work: Callable[[], _Done], rounds: int) -> Iterator[tuple[float, _Don
         yield time.perf_counter() - started, done
 
 
+def _rays_share(shipped: int, parts: int) -> float:
+    """Seconds of the driver's processor for each part of so many bytes that Ray Data brings it."""
+    with cluster(None, 2) as ray:
+        rows = ray.data.from_items([{"number": n} for n in range(parts)], override_num_blocks=parts)
+        dataset = rows.map_batches(partial(_part_of, shipped), batch_size=1, batch_format="pyarrow")
+        dataset.context.enable_progress_bars = False
+        batches = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        next(batches)
+        used = time.process_time()
+        count = sum(1 for _ in batches)
+        return (time.process_time() - used) / count
+
+
+def _part_of(size: int, _: pa.Table) -> pa.Table:
+    return pa.table({"labels": pa.array([bytes(size)], pa.large_binary())})
+
+
 def main(
     inputs: Annotated[int, typer.Option(help="in a unit; 28 are 128 MiB", min=1)] = 28,
     rounds: Annotated[int, typer.Option(help="of which the median is taken", min=1)] = 5,
 ) -> None:
     """Prints what an input costs, and what limits 100 nodes of 16 cores."""
-    cost, console = input_cost(inputs=inputs, rounds=rounds), Console(highlight=False, width=120)
-    console.print(f"an input: {LAYERS} x {HEADS} heads, L={LENGTH}, float16; {MAPS} maps")
-    console.print(f"worker reads {cost.read / MAPS:,.0f} bytes a map, ships {cost.shipped / MAPS:,.0f}")
-    console.print(f"worker takes {cost.worker * 1e3:.1f} ms an input, the driver {cost.driver * 1e3:.2f} ms")
-    console.print(f"{NODES} nodes x {CORES} cores, each stage by itself:")
-    for stage, rate in cost.limits(NODES * CORES).items():
-        read, shipped = rate / MAPS * cost.read / NODES / 1e6, rate / MAPS * cost.shipped / 1e6
-        console.print(
-            f"  {stage}: {rate:,.0f} maps a second; {read:,.0f} MB/s read a node, {shipped:,.0f} MB/s shipped"
-        )
+    cost = input_cost(inputs=inputs, rounds=rounds)
+    ray = _rays_share(round(cost.shipped * inputs), 200) / inputs
+    stages = {
+        f"{NODES * CORES:,} cores: read, render, measure, classify": (cost.worker, NODES * CORES),
+        "driver: parts through Ray Data": (ray, 1),
+        "driver: parts to the disk": (cost.driver, 1),
+    }
+    rows = []
+    for stage, (seconds, workers) in stages.items():
+        rate = workers / seconds
+        read, shipped = rate * cost.read / NODES / 1e6, rate * cost.shipped / 1e6
+        rows.append((stage, f"{1000 * seconds:.2f}", f"{rate * MAPS:,.0f}", f"{read:,.0f}", f"{shipped:,.1f}"))
+    title = (
+        f"{NODES} nodes of {CORES} cores on paper, {LAYERS} x {HEADS} float16 maps of {LENGTH} tokens: what each stage "
+        f"could do by itself. A map is {cost.read // MAPS:,} bytes to read and {cost.shipped / MAPS:,.0f} to ship"
+    )
+    keep("offline_cost", title, ("stage", "ms an input", "maps/s", "read, MB/s a node", "shipped, MB/s"), rows)
 
 
 if __name__ == "__main__":
