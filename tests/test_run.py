@@ -144,6 +144,8 @@ def test_a_full_disk_is_told_by_input_and_filled_up_later(tmp_path, corpus, unin
         assert 0 < len(labelled) < len(corpus)
         assert rows_of(disk / "run").num_rows == 72 * len(labelled)
         assert json.loads((disk / "run" / "summary.json").read_text())["failed"] == len(errors)
+        assert attention_label("summary", disk / "run").returncode == 0
+        assert json.loads((disk / "run" / "summary.json").read_text())["failed"] == len(errors)
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
         assert attention_label("run", *corpus, "-o", disk / "run", "-q").returncode == 0
         assert_same_run(disk / "run", uninterrupted)

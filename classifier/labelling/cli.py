@@ -154,8 +154,7 @@ def summary(run: _RunFolder, *, compare_paper: _ComparePaper = None) -> None:
     with _told(LogFormat.TEXT):
         folder = RunFolder(run)
         folder.job()
-        errors = [error for record in folder.records() for error in record.errors]
-        stacks = write_summary(folder, errors)
+        stacks = write_summary(folder, folder.errors())
         console = Console(highlight=False)
         show_stacks(console, stacks)
         if compare_paper is not None:

@@ -79,6 +79,13 @@ class RunFolder:
         records = {record["number"]: PartRecord(**record | {"errors": tuple(record["errors"])}) for record in found}
         return [records[number] for number in sorted(records)]
 
+    def errors(self) -> list[Mapping[str, str | None]]:
+        """What failed so far, as lines of the errors file: in parts that are there, and of parts that are not."""
+        lines = [_line(error) for record in self.records() for error in record.errors]
+        with contextlib.suppress(FileNotFoundError):
+            lines += (self.path / "errors.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in dict.fromkeys(lines)]
+
     def begin(self, job: Mapping[str, Any], *, overwrite: bool = False) -> None:
         """Makes the folder, or finds in it the same job, of which some parts may be done.
 
@@ -98,6 +105,7 @@ class RunFolder:
         if not (self.path / "run.json").exists():
             write_whole(self.path / "run.json", json.dumps(job, indent=1).encode())
         self._mend_manifest()
+        (self.path / "errors.jsonl").unlink(missing_ok=True)
         with contextlib.suppress(OSError), (self.path / _RESERVE).open("wb") as reserve:
             os.posix_fallocate(reserve.fileno(), 0, _RESERVE_BYTES)
 
@@ -109,8 +117,7 @@ class RunFolder:
         """
         (self.path / _RESERVE).unlink(missing_ok=True)
         if errors:
-            lines = "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
-            write_whole(self.path / "errors.jsonl", lines.encode())
+            write_whole(self.path / "errors.jsonl", "".join(map(_line, errors)).encode())
         else:
             (self.path / "errors.jsonl").unlink(missing_ok=True)
 
@@ -162,7 +169,7 @@ class RunFolder:
         return record
 
     def _record(self, record: PartRecord) -> None:
-        line = json.dumps(asdict(record), ensure_ascii=False).encode() + b"\n"
+        line = _line(asdict(record)).encode()
         with (self.path / "manifest.jsonl").open("ab", buffering=0) as manifest:
             end = manifest.tell()
             try:
@@ -175,9 +182,8 @@ class RunFolder:
 
     def forget(self, numbers: Sequence[int]) -> None:
         """Takes parts out of the manifest, so that they are made again."""
-        kept = [asdict(record) for record in self.records() if record.number not in set(numbers)]
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
-        write_whole(self.path / "manifest.jsonl", lines.encode())
+        kept = [_line(asdict(record)) for record in self.records() if record.number not in set(numbers)]
+        write_whole(self.path / "manifest.jsonl", "".join(kept).encode())
 
     def _part(self, table: str, number: int) -> Path:
         return self.path / table / f"part-{number:05}.parquet"
@@ -205,6 +211,10 @@ def locked(path: Path) -> Iterator[RunFolder]:
                 f"another run is writing to {path}; wait for it, or choose another name"
             ) from None
         yield RunFolder(path)
+
+
+def _line(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False) + "\n"
 
 
 def _no_run(path: Path) -> InvalidSettingsError:
