@@ -154,7 +154,7 @@ def test_some_inputs_only(tmp_path, dumps, arguments, labelled):
 def test_a_dry_run_tells_and_writes_nothing(tmp_path, dumps):
     done = attention_label("run", dumps, "-o", tmp_path / "labels", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "3 inputs, about 216 maps" in done.stdout
+    assert "3 inputs of 72 heads, about 216 maps" in done.stdout
     assert "285.2 KiB to read" in done.stdout
     assert re.search(r"about \d+\.\d s here", done.stdout)
     assert not (tmp_path / "labels").exists()

@@ -16,7 +16,8 @@ class Estimate:
 
     Attributes:
         inputs: in all; an encoder-decoder makes two of each text, which this does not count.
-        maps: in all, by those that were tried.
+        heads: of an input, the mean of those that were tried.
+        maps: in all, by these.
         bytes: of attention or text to read.
         tried: inputs that were labelled.
         errors: those of them that failed, as lines of the errors file.
@@ -25,6 +26,7 @@ class Estimate:
     """
 
     inputs: int
+    heads: float
     maps: int
     bytes: int
     tried: int
@@ -54,6 +56,7 @@ def estimate(maker: PartMaker, units: Sequence[Unit]) -> Estimate:
     written = sum(len(table) for part in parts for table in part.tables.values())
     return Estimate(
         inputs=sum(unit.inputs for unit in units),
+        heads=sum(part.maps for part in parts) / max(sum(part.inputs for part in parts), 1),
         maps=round(sum(part.maps for part in parts) * times),
         bytes=sum(unit.bytes for unit in units),
         tried=tried,

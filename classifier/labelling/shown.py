@@ -22,7 +22,7 @@ _MOST_ERRORS = 3
 def show_estimate(found: Estimate) -> None:
     """What a run is going to take."""
     console = Console(highlight=False)
-    console.print(f"{number(found.inputs, 'input')}, about {number(found.maps, 'map')}")
+    console.print(f"{number(found.inputs, 'input')} of {found.heads:,.10g} heads, about {number(found.maps, 'map')}")
     console.print(f"{in_words(found.bytes)} to read, about {in_words(found.output_bytes)} to write")
     if found.seconds is not None:
         console.print(f"about {_duration(found.seconds)} here, at the rate of {number(found.tried, 'input')} tried now")
