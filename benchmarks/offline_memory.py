@@ -23,7 +23,7 @@ from benchmarks.harness import HEADS, keep, sample_attention
 from classifier.labelling.memory import in_words
 
 _LENGTHS = (128, 256, 512, 1024, 2048)
-_LIMITS = ("512M", "1G", "2G")
+_LIMITS = ("512M", "1G", "2G", "4G")
 _WORDS = ["the", "ferry", "leaves", "at", "seven", "and", "who", "is", "late", "waits", "for", "tide"]
 
 
