@@ -61,6 +61,7 @@ MEANINGS: dict[type[errors.AttentionPatternsError], Meaning] = {
     errors.BundleError: Meaning(_UNFIT, "BUNDLE"),
     errors.InvalidSettingsError: Meaning(_UNFIT, "SETTINGS"),
     errors.SourceError: Meaning(_UNFIT, "SOURCE"),
+    errors.OutputError: Meaning(_UNFIT, "OUTPUT"),
     errors.ServerError: Meaning(grpc.StatusCode.UNAVAILABLE, "SERVER"),
     errors.AbandonedError: Meaning(grpc.StatusCode.CANCELLED, "ABANDONED"),
     errors.MessageError: Meaning(_BAD, "MESSAGE"),
