@@ -87,7 +87,9 @@ def _gpt2(place: Path) -> Path:
     words = Tokenizer(models.WordLevel({word: n for n, word in enumerate(["[UNK]", *_WORDS])}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=4096).save_pretrained(place / "gpt2")
-    config = GPT2Config(vocab_size=16, n_positions=4096, n_embd=192, n_layer=4, n_head=HEADS)
+    config = GPT2Config(
+        vocab_size=16, n_positions=4096, n_embd=192, n_layer=4, n_head=HEADS, bos_token_id=0, eos_token_id=0
+    )
     GPT2Model(config).save_pretrained(place / "gpt2")
     return place / "gpt2"
 
