@@ -5,6 +5,7 @@ import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,11 @@ class Job:
         return chosen | ({"dtype": self.dtype, "truncate": self.truncate} if self.models else {})
 
     def _of_models(self) -> ModelSource:
+        missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+        if missing:  # or each input would fail of it
+            raise SourceError(
+                f"--model needs the extra 'models' ({missing[0]} is missing): pip install 'attention-patterns[models]'"
+            )
         tasks = text_tasks(self.inputs, columns=self.columns or None, id_column=self.id_column)
         return ModelSource(
             self.models,
