@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from classifier.errors import BundleError, InvalidSettingsError
+from classifier.errors import BundleError, InvalidSettingsError, SourceError
 from classifier.image_classifier import ImageClassifier
 from classifier.labelling.dumps.plan import dump_tasks
 from classifier.labelling.dumps.source import DumpSource
