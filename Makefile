@@ -4,13 +4,13 @@ UV = .venv/bin/uv
 RUN = .venv/bin/python
 LOCK = $(UV) pip compile pyproject.toml --generate-hashes --universal --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
-PROTOC = -m grpc_tools.protoc -Iservice/pb=proto proto/attention_patterns/v1/attention_patterns.proto \
+PROTOC = -m grpc_tools.protoc -Iattention_patterns_service/pb=proto proto/attention_patterns/v1/attention_patterns.proto \
 	proto/inference/open_inference.proto
 
 .PHONY: run test check audit generate train bench fuzz lock
 
-run: .venv/lean  ## the main job: sample attention through a real server
-	$(RUN) -m service.demo
+run: .venv/run  ## the main job: sample attention through a real server
+	$(RUN) -m attention_patterns_service.command.demo
 
 test: .venv/dev  ## every test
 	$(RUN) -m pytest
@@ -21,16 +21,16 @@ check: .venv/dev  ## lint, types, architecture, generated code
 	$(RUN) -m mypy
 	.venv/bin/lint-imports
 	$(RUN) -m bandit --quiet --recursive --configfile pyproject.toml benchmarks classifier service
-	$(RUN) -m pytest tests/test_contract.py
+	$(RUN) -m pytest tests/server/test_contract.py
 
 audit: .venv/dev  ## known weaknesses of the locked packages; asks the package registry
-	$(RUN) -m pip_audit --require-hashes --disable-pip --requirement requirements/lean.txt
+	$(RUN) -m pip_audit --require-hashes --disable-pip --requirement requirements/run.txt
 
 generate: .venv/dev  ## protobuf code from the contract
-	$(RUN) $(PROTOC) --python_out=. --grpc_python_out=. --pyi_out=.
+	$(RUN) $(PROTOC) --python_out=service --grpc_python_out=service --pyi_out=service
 
 train: .venv/dev  ## the shipped model bundle, from the labelled data set
-	$(RUN) -m training.train
+	$(RUN) -m attention_patterns_training.train
 
 bench: .venv/dev  ## speed in ratios, measured in one run
 	$(RUN) -m benchmarks.kernel
@@ -45,11 +45,12 @@ bench: .venv/dev  ## speed in ratios, measured in one run
 	$(RUN) -m benchmarks.harness
 
 fuzz: .venv/dev  ## a million bad inputs
-	$(RUN) -m tests.fuzz --inputs 1000000
+	$(RUN) -m tests.attacks.fuzz --inputs 1000000
 
 lock: .venv/uv  ## the lock files
-	$(LOCK) --all-extras --output-file requirements/dev.txt
-	$(LOCK) --constraint requirements/dev.txt --output-file requirements/lean.txt
+	$(LOCK) --all-extras --group dev --output-file requirements/dev.txt
+	$(LOCK) --extra service --extra label --extra report --constraint requirements/dev.txt --output-file requirements/run.txt
+	$(LOCK) --extra service --constraint requirements/dev.txt --output-file requirements/serve.txt
 
 .venv/uv:
 	$(PYTHON) -m venv .venv
@@ -57,12 +58,12 @@ lock: .venv/uv  ## the lock files
 	touch $@
 
 # Bytecode is compiled here, and the kernel on its first use, so that a server is up within a second from then on.
-.venv/lean: requirements/lean.txt pyproject.toml | .venv/uv
-	$(UV) pip install --quiet --python .venv --compile-bytecode --require-hashes --requirement requirements/lean.txt
+.venv/run: requirements/run.txt pyproject.toml | .venv/uv
+	$(UV) pip install --quiet --python .venv --compile-bytecode --require-hashes --requirement requirements/run.txt
 	$(UV) pip install --quiet --python .venv --no-deps --editable .
-	$(RUN) -c "from classifier import PatternClassifier; PatternClassifier.load().warm_up()"
+	$(RUN) -c "from attention_patterns import PatternClassifier; PatternClassifier.load().warm_up()"
 	touch $@
 
-.venv/dev: requirements/dev.txt .venv/lean
+.venv/dev: requirements/dev.txt .venv/run
 	$(UV) pip install --quiet --python .venv --require-hashes --requirement requirements/dev.txt
 	touch $@

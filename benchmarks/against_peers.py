@@ -22,13 +22,13 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from attention_patterns.rendering import render
+from attention_patterns.sample import load_sample
 from benchmarks.harness import keep
 from benchmarks.peers.callers import Caller
 from benchmarks.peers.catalogue import MODEL, OURS, OURS_ON_TWO, PEERS, Peer, PeerError, Running, Server
 from benchmarks.peers.load import Figures, measure
 from benchmarks.peers.net import Net
-from classifier.rendering import render
-from classifier.sample import load_sample
 
 BATCHES = (144, 1)
 CALLERS = (8, 1)

@@ -13,9 +13,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from attention_patterns.bundle import ModelBundle
+from attention_patterns.rendering import render
 from benchmarks.harness import HEADS, LAYERS, in_turns, keep, sample_attention
-from classifier.bundle import ModelBundle
-from classifier.rendering import render
 
 
 def main(rounds: Annotated[int, typer.Option(help="rounds, of which the median is taken", min=1)] = 7) -> None:

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 
-from classifier import PatternClassifier
-from classifier.attention_map import read_attention, read_declaration
-from service.converters import response_of
-from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
-from service.pb.attention_patterns.v1 import attention_patterns_pb2_grpc as pb_grpc
+from attention_patterns import PatternClassifier
+from attention_patterns.attention_map import read_attention, read_declaration
+from attention_patterns_service.contract.converters import response_of
+from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
+from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2_grpc as pb_grpc
 
 
 class Servicer(pb_grpc.AttentionPatternServiceServicer):

@@ -25,21 +25,21 @@ import typer
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from attention_patterns import PatternClassifier
+from attention_patterns.attention_map import read_attention, read_declaration
+from attention_patterns.classification import Classification, doubted
+from attention_patterns.image_classifier import ImageClassifier, MeasuredMaps
+from attention_patterns.labelling.output.part import IMAGES, Advance, Part, PartMaker
+from attention_patterns.labelling.output.table import label_rows
+from attention_patterns.labelling.run.ray_engine import ray_engine
+from attention_patterns.labelling.run.run import Engine, in_process, label
+from attention_patterns.labelling.sources.dumps.formats import opened_dump
+from attention_patterns.labelling.sources.dumps.plan import dump_tasks
+from attention_patterns.labelling.sources.dumps.source import DumpSource
+from attention_patterns.labelling.sources.dumps.stored import SlabBuffer
+from attention_patterns.labelling.sources.memory import Memory
+from attention_patterns.labelling.sources.source import InputName, MeasuredInput, Unit
 from benchmarks.harness import HEADS, LAYERS, in_turns, keep, sample_attention
-from classifier import PatternClassifier
-from classifier.attention_map import read_attention, read_declaration
-from classifier.classification import Classification, doubted
-from classifier.image_classifier import ImageClassifier, MeasuredMaps
-from classifier.labelling.dumps.formats import opened_dump
-from classifier.labelling.dumps.plan import dump_tasks
-from classifier.labelling.dumps.source import DumpSource
-from classifier.labelling.dumps.stored import SlabBuffer
-from classifier.labelling.memory import Memory
-from classifier.labelling.part import IMAGES, Advance, Part, PartMaker
-from classifier.labelling.ray_engine import ray_engine
-from classifier.labelling.run import Engine, in_process, label
-from classifier.labelling.source import InputName, MeasuredInput, Unit
-from classifier.labelling.table import label_rows
 
 LENGTH, INPUTS, _A_PART = 128, 560, 28
 _UNSTEADY = 4  # parts that come close together, since their makers began together

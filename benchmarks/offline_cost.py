@@ -16,14 +16,14 @@ import numpy as np
 import pyarrow as pa
 import typer
 
+from attention_patterns.labelling.output.folder import RunFolder
+from attention_patterns.labelling.output.part import PartMaker
+from attention_patterns.labelling.run.ray_cluster import cluster
+from attention_patterns.labelling.sources.dumps.plan import dump_tasks
+from attention_patterns.labelling.sources.dumps.source import DumpSource
+from attention_patterns.labelling.sources.memory import Memory
+from attention_patterns.pattern_classifier import PatternClassifier
 from benchmarks.harness import HEADS, LAYERS, keep, sample_attention
-from classifier.labelling.dumps.plan import dump_tasks
-from classifier.labelling.dumps.source import DumpSource
-from classifier.labelling.folder import RunFolder
-from classifier.labelling.memory import Memory
-from classifier.labelling.part import PartMaker
-from classifier.labelling.ray_cluster import cluster
-from classifier.pattern_classifier import PatternClassifier
 
 LENGTH = 128  # tokens
 MAPS = LAYERS * HEADS  # of an input

@@ -19,8 +19,8 @@ import typer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
+from attention_patterns.labelling.sources.memory import in_words
 from benchmarks.harness import HEADS, keep, sample_attention
-from classifier.labelling.memory import in_words
 
 _LENGTHS = (128, 256, 512, 1024, 2048)
 _LIMITS = ("512M", "1G", "2G", "4G")
@@ -96,7 +96,17 @@ def _gpt2(place: Path) -> Path:
 
 def _peak(place: Path, arguments: Sequence[str]) -> _Peak:
     run = place / "run"
-    command = [sys.executable, "-m", "classifier.labelling.cli", "run", *arguments, "-o", str(run), "-q", "--overwrite"]
+    command = [
+        sys.executable,
+        "-m",
+        "attention_patterns.labelling.command.cli",
+        "run",
+        *arguments,
+        "-o",
+        str(run),
+        "-q",
+        "--overwrite",
+    ]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         peak = 0
         while process.poll() is None:

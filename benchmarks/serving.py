@@ -15,12 +15,12 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from attention_patterns import PatternClassifier
+from attention_patterns_service.client import Client
+from attention_patterns_service.command.demo import running_server
+from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
+from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2_grpc as pb_grpc
 from benchmarks.harness import HEADS, LAYERS, in_turns, keep, sample_attention
-from classifier import PatternClassifier
-from service.client import Client
-from service.demo import running_server
-from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
-from service.pb.attention_patterns.v1 import attention_patterns_pb2_grpc as pb_grpc
 
 _SHORT = {2048: 2}  # layers, where twelve would not fit
 Rounds = Annotated[int, typer.Option(help="rounds, of which the median is taken", min=1)]

@@ -7,10 +7,10 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from attention_patterns_service.client import Client
+from attention_patterns_service.command.demo import server_process
 from benchmarks.harness import keep, sample_attention
 from benchmarks.overload import resident
-from service.client import Client
-from service.demo import server_process
 
 
 def main(

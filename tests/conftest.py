@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from classifier import PatternClassifier
-from service import AttentionServer, Client
-from training.dataset import read_dataset
+from attention_patterns import PatternClassifier
+from attention_patterns_service import AttentionServer, Client
+from attention_patterns_training.labels.dataset import read_dataset
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # models come from packages or are made by the tests
 

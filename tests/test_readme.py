@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from classifier.sample import SAMPLE
-from service.demo import running_server
-from training.attention_sources import minilm_folder
+from attention_patterns.sample import SAMPLE, sample_encoder
+from attention_patterns_service.command.demo import running_server
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -36,7 +35,7 @@ def test_label_commands_run(line, tmp_path):
         "question1\tquestion2\nIs the tide out?\tDo boats lie on the sand?\nWho came?\tDid anybody come?\n"
     )
     with running_server() as endpoint:
-        line = line.replace("127.0.0.1:50051", endpoint).replace("MODEL", str(minilm_folder()))
+        line = line.replace("127.0.0.1:50051", endpoint).replace("MODEL", str(sample_encoder()))
         if not line.startswith("run"):
             labelled("run dumps/ -o RUN", tmp_path)
         done = labelled(line, tmp_path)

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from attention_patterns.rendering import RENDERING_VERSION
+from attention_patterns_service.command.demo import running_server
+from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from benchmarks.peers.callers import Caller, GrpcCaller, HttpCaller
 from benchmarks.peers.net import CLASSES, IMAGE
 from benchmarks.peers.processes import Marked, marked
-from classifier.rendering import RENDERING_VERSION
-from service.demo import running_server
-from service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 
 HERE = Path(__file__).parent
-MODEL = HERE.parents[1] / "classifier/assets/model/model.onnx"
+MODEL = HERE.parents[1] / "classifier/attention_patterns/assets/model/model.onnx"
 _UV = Path(sys.executable).parent / "uv"
 _INSTALLING = 900.0  # seconds
 

@@ -1,0 +1,303 @@
+"""Attention as it comes in: an array of maps, and what the caller declares of it, checked before any value is read."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from attention_patterns.errors import (
+    DataTypeError,
+    InvalidDeclarationError,
+    PaddingError,
+    SegmentsError,
+    ShapeError,
+    TokenGroupsError,
+    TokensError,
+)
+from attention_patterns.special_tokens import PADDING_TOKENS, special_token_positions
+
+MOST_AXES = 64  # that numpy knows
+SHORTEST_LABELLED = 8  # tokens; the annotation guide labels no shorter map
+
+
+class DataType(StrEnum):
+    """How the values of a tensor are stored; bfloat16 stands in uint16, since numpy has no such type."""
+
+    FLOAT64 = "float64"
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+# How far the sum of a row may be from 1: published dumps are rounded to three decimals and more, and a softmax taken
+# in half precision loses its last bits.
+ROW_SUM_TOLERANCE = {DataType.FLOAT64: 0.01, DataType.FLOAT32: 0.01, DataType.FLOAT16: 0.02, DataType.BFLOAT16: 0.04}
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Square maps of one length.
+
+    Attributes:
+        values: [maps, L, L], C order; float64, float32, or uint16 holding the bits of float16 or bfloat16.
+        data_type: how the values are stored.
+        names: what messages call the leading axes: ("layer", "head"), ("head",), () or, for a list of maps, ("map",).
+        axes: for each leading axis, the indices of its entries in the tensor or list they were taken from.
+    """
+
+    values: NDArray[Any]
+    data_type: DataType
+    names: tuple[str, ...]
+    axes: tuple[Sequence[int], ...]
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """The sizes of the axes before the last two; their product is the number of maps."""
+        return tuple(len(axis) for axis in self.axes)
+
+    @property
+    def length(self) -> int:
+        """L, the number of tokens, padding included."""
+        return int(self.values.shape[-1])
+
+    def where(self, index: int) -> str:
+        """The name of a map in messages: "attention[layer 3, head 7]"."""
+        places = np.unravel_index(index, self.leading) if self.leading else ()
+        indices = [axis[int(place)] for axis, place in zip(self.axes, places, strict=True)]
+        if self.names == ("map",):
+            return f"maps[{indices[0]}]"
+        inner = ", ".join(f"{name} {i}" for name, i in zip(self.names, indices, strict=True))
+        return f"attention[{inner}]" if inner else "attention"
+
+
+def decode(values: NDArray[Any], data_type: DataType) -> NDArray[np.float64]:
+    """Stored values of any shape as float64."""
+    if data_type is DataType.BFLOAT16:
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    elif data_type is DataType.FLOAT16:
+        values = values.view(np.float16)
+    return values.astype(np.float64)
+
+
+def read_attention(
+    attention: ArrayLike, data_type: str | None, *, first_layer: int = 0, first_head: int = 0
+) -> AttentionMaps:
+    """Takes [L, L], [heads, L, L] or [layers, heads, L, L]; copies only what is not in C order.
+
+    Args:
+        attention: numpy array or anything with ``__array__``.
+        data_type: "bfloat16" when ``attention`` is uint16 holding its bits; otherwise None or the array's own type.
+        first_layer: the index of the first layer, for a part of a larger tensor.
+        first_head: likewise of the first head.
+
+    Raises:
+        ShapeError, DataTypeError: as their docstrings say.
+    """
+    array = _as_array(attention)
+    stored = _data_type(array, data_type)
+    if array.ndim not in (2, 3, 4):
+        hint = "; a batch axis was left in? Take one input of the batch" if array.ndim == 5 else ""
+        raise ShapeError(
+            f"attention has {array.ndim} axes, shape {list(array.shape)}, "
+            f"expected [L, L], [heads, L, L] or [layers, heads, L, L]{hint}"
+        )
+    rows, columns = array.shape[-2:]
+    if rows != columns:
+        raise ShapeError(
+            f"attention has {rows} query rows and {columns} key columns, shape {list(array.shape)}, expected as many "
+            "of one as of the other; cross-attention and cached decoding steps are not self-attention maps"
+        )
+    if array.size == 0:
+        raise ShapeError(f"attention is empty, shape {list(array.shape)}, expected at least one map of one token")
+    bits = array.view(np.uint16) if array.dtype.itemsize == 2 else array
+    names = ("layer", "head")[4 - array.ndim :]
+    firsts = {"layer": first_layer, "head": first_head}
+    return AttentionMaps(
+        values=np.ascontiguousarray(bits).reshape(-1, rows, rows),
+        data_type=stored,
+        names=names,
+        axes=tuple(range(firsts[n], firsts[n] + size) for n, size in zip(names, array.shape[:-2], strict=True)),
+    )
+
+
+def _as_array(attention: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(attention)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = f"{type(attention).__module__}.{type(attention).__name__}"
+        raise DataTypeError(
+            f"attention of type {kind} cannot be read as an array ({error}); a torch tensor must be detached and on "
+            "the CPU, and bfloat16 is passed as .view(torch.uint16) with data_type='bfloat16'"
+        ) from error
+
+
+def _data_type(array: NDArray[Any], declared: str | None) -> DataType:
+    if declared is not None and declared not in list(DataType):
+        raise DataTypeError(f"data_type is {declared!r}, expected one of {', '.join(DataType)}")
+    own = "bfloat16" if array.dtype == np.uint16 and declared == DataType.BFLOAT16 else array.dtype.name
+    if own not in list(DataType) or not array.dtype.isnative:
+        hint = "; bfloat16 bits in uint16 need data_type='bfloat16'" if own == "uint16" else ""
+        raise DataTypeError(f"attention has dtype {array.dtype}, expected one of {', '.join(DataType)}{hint}")
+    if declared not in (None, own):
+        raise DataTypeError(f"attention has dtype {own}, but data_type is {declared!r}")
+    return DataType(own)
+
+
+@dataclass(frozen=True)
+class TokenGroup:
+    """A named set of tokens; positions int64, rising, among the kept tokens."""
+
+    name: str
+    positions: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What is known of an input besides its matrix; everything is cropped to the kept tokens.
+
+    Attributes:
+        kept: positions, in the matrix as sent, of the tokens that are not padding; int64 [length], rising.
+        tokens: the kept tokens, or None.
+        groups: token groups, special tokens first.
+        segments: segment id of each kept token, int64 [length], or None when not declared.
+        causal: True, False, or None to find it layer by layer.
+        warnings: sentences for the caller.
+    """
+
+    kept: NDArray[np.int64]
+    tokens: tuple[str, ...] | None
+    groups: tuple[TokenGroup, ...]
+    segments: NDArray[np.int64] | None
+    causal: bool | None
+    warnings: tuple[str, ...]
+
+    @property
+    def length(self) -> int:
+        """The number of kept tokens."""
+        return len(self.kept)
+
+    @property
+    def one_segment(self) -> bool:
+        """Whether the input was declared to be one segment, so that no pattern of it is Block."""
+        return self.segments is not None and len(np.unique(self.segments)) == 1
+
+
+def read_declaration(
+    length: int,
+    *,
+    tokens: Sequence[str] | None = None,
+    token_groups: Mapping[str, Iterable[int]] | None = None,
+    segments: ArrayLike | None = None,
+    valid_length: int | None = None,
+    mask: ArrayLike | None = None,
+    causal: bool | None = None,
+) -> Declaration:
+    """Checks what a caller declares of maps of ``length`` tokens; see ``PatternClassifier.classify`` for each.
+
+    Raises:
+        TokensError, TokenGroupsError, SegmentsError, PaddingError: as their docstrings say.
+    """
+    kept = _kept(length, valid_length, mask)
+    kept_tokens = _tokens(length, kept, tokens)
+    warnings = []
+    if kept_tokens is not None and kept_tokens[-1] in PADDING_TOKENS:
+        warnings.append(
+            f"the last token is {kept_tokens[-1]} and was classified like any other; "
+            "declare valid_length or mask to crop padding"
+        )
+    if len(kept) < SHORTEST_LABELLED:
+        warnings.append(f"{len(kept)} tokens are fewer than {SHORTEST_LABELLED}, the shortest map the model was taught")
+    return Declaration(
+        kept=kept,
+        tokens=kept_tokens,
+        groups=_groups(length, kept, kept_tokens, token_groups),
+        segments=_segments(length, kept, segments),
+        causal=causal,
+        warnings=tuple(warnings),
+    )
+
+
+def _flat(values: ArrayLike, what: str, error: type[InvalidDeclarationError]) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError as told:  # rows of several lengths
+        raise error(f"{what} cannot be read as an array: {told}") from told
+
+
+def _kept(length: int, valid_length: int | None, mask: ArrayLike | None) -> NDArray[np.int64]:
+    if valid_length is not None and mask is not None:
+        raise PaddingError("valid_length and mask are both declared, expected one of them")
+    if mask is not None:
+        flags = _flat(mask, "mask", PaddingError)
+        if flags.shape != (length,) or not np.isin(flags, (0, 1)).all() or not flags.any():
+            raise PaddingError(f"mask has shape {list(flags.shape)}, expected {length} values 0 or 1, at least one 1")
+        return np.flatnonzero(flags).astype(np.int64)
+    if valid_length is None:
+        return np.arange(length, dtype=np.int64)
+    if isinstance(valid_length, bool) or not 1 <= valid_length <= length:
+        raise PaddingError(f"valid_length is {valid_length}, expected 1 to {length}, the length of the map")
+    return np.arange(valid_length, dtype=np.int64)
+
+
+def _tokens(length: int, kept: NDArray[np.int64], tokens: Sequence[str] | None) -> tuple[str, ...] | None:
+    if tokens is None:
+        return None
+    if isinstance(tokens, str) or not all(isinstance(token, str) for token in tokens):
+        raise TokensError(
+            f"tokens is {type(tokens).__name__} {tokens!r:.80}, expected a sequence of strings, one a token"
+        )
+    if len(tokens) == length:
+        return tuple(str(tokens[i]) for i in kept)
+    if len(tokens) == len(kept):
+        return tuple(str(token) for token in tokens)
+    raise TokensError(f"{len(tokens)} tokens are declared for maps of {length} tokens, {len(kept)} of them not padding")
+
+
+def _groups(
+    length: int,
+    kept: NDArray[np.int64],
+    tokens: tuple[str, ...] | None,
+    declared: Mapping[str, Iterable[int]] | None,
+) -> tuple[TokenGroup, ...]:
+    groups = [TokenGroup(n, np.array(p, np.int64)) for n, p in special_token_positions(tokens or ()).items()]
+    taken = {group.name for group in groups}
+    for name, positions in (declared or {}).items():
+        if name in taken:
+            raise TokenGroupsError(f"token group {name!r} has the name of a special token of this input")
+        wanted = _flat(list(positions), f"token group {name!r}", TokenGroupsError)
+        if (
+            wanted.size == 0
+            or not np.issubdtype(wanted.dtype, np.integer)
+            or wanted.min() < 0
+            or wanted.max() >= length
+        ):
+            raise TokenGroupsError(
+                f"token group {name!r} has positions {wanted.tolist()!r:.80}, expected integers from 0 to {length - 1}"
+            )
+        inside = np.flatnonzero(np.isin(kept, wanted)).astype(np.int64)
+        if inside.size == 0:
+            raise TokenGroupsError(f"token group {name!r} lies wholly in the padding")
+        groups.append(TokenGroup(name, inside))
+    return tuple(groups)
+
+
+def _segments(length: int, kept: NDArray[np.int64], segments: ArrayLike | None) -> NDArray[np.int64] | None:
+    if segments is None:
+        return None
+    given = _flat(segments, "segments", SegmentsError)
+    if given.ndim != 1 or given.size == 0 or not np.issubdtype(given.dtype, np.integer) or given.min() < 0:
+        raise SegmentsError(f"segments is {given.tolist()!r:.80}, expected lengths or ids: integers from 0 up")
+    if len(given) == length:
+        return np.asarray(given[kept], np.int64)
+    if len(given) == len(kept):
+        return given.astype(np.int64)
+    if (given > 0).all() and (given <= length).all() and given.sum() in (length, len(kept)):
+        ids = np.repeat(np.arange(len(given)), given)
+        return np.asarray(ids[kept] if len(ids) == length else ids, np.int64)
+    raise SegmentsError(
+        f"segments is {given.tolist()!r:.80} (sum {sum(given.tolist())}), expected lengths that sum to {len(kept)} or "
+        f"one id for each of {len(kept)} tokens"
+    )

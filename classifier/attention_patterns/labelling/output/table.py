@@ -1,0 +1,238 @@
+"""The tables of a run: labels, inputs, maps and heads. This is the one place that says what their columns are.
+
+``labels`` has one row an input, layer and head; ``inputs`` one row an input; ``maps`` the images of the heads of some
+inputs, or of all with ``--keep-maps``. Rows of the three belong together by task, input_id, part and model. ``heads``
+sums them up: one row a task, model, part, layer and head.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from attention_patterns.classification import Classification
+from attention_patterns.labelling.sources.source import InputName, MeasuredInput
+from attention_patterns.patterns import PATTERN_NAMES, PATTERNS
+from attention_patterns.rendering import RENDERING_VERSION
+
+SCHEMA_VERSION = 3  # raised whenever a column changes its name, type or meaning
+
+_NAME = pa.dictionary(pa.int32(), pa.string())  # few values, each many times
+_KEY = [
+    ("task", _NAME),  # the file, folder or data set
+    ("input_id", pa.string()),  # unique within the task
+    ("part", _NAME),  # "encoder", "decoder", or null where the source does not tell
+    ("model", _NAME),  # the transformer's folder or hub name; null for dumps
+]
+_ATTENTION_TO = pa.struct(
+    [
+        ("group", pa.string()),
+        ("share", pa.float32()),
+        ("max_token_share", pa.float32()),
+        ("baseline", pa.float32()),
+        ("share_from_outside", pa.float32()),  # null where the group is the whole input
+        ("share_from_inside", pa.float32()),
+    ]
+)
+PATTERN_COLUMNS = tuple(pattern.lower().replace("+", "_") for pattern in PATTERNS)
+PROBABILITIES = tuple(f"probability_{name}" for name in PATTERN_COLUMNS)
+MEASURES = ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "segment_mass", "row_entropy")
+GROUP_MEASURES = ("share", "max_token_share", "baseline")  # that ``heads`` has the means of
+
+LABELS = pa.schema(
+    [
+        *_KEY,
+        ("revision", _NAME),  # the model's commit on the hub; null where it has none
+        ("layer", pa.int32()),  # 0 where the tensor has no layer axis
+        ("head", pa.int32()),  # 0 where the tensor has no head axis
+        ("length", pa.int32()),  # tokens, padding not counted
+        ("pattern", pa.dictionary(pa.int8(), pa.string())),
+        *((name, pa.float32()) for name in PROBABILITIES),  # what the net said
+        ("margin", pa.float32()),
+        ("uncertain", pa.bool_()),
+        ("overruled", pa.bool_()),
+        ("causal", pa.bool_()),
+        ("too_short", pa.bool_()),
+        ("visible_mass", pa.float32()),
+        ("stripe_mass", pa.float32()),
+        ("stripes", pa.list_(pa.int32())),  # key positions in the matrix as sent
+        ("line_mass", pa.float32()),
+        ("line_offset", pa.int32()),  # key minus query; null where there is no line
+        ("stripe_or_line_mass", pa.float32()),
+        ("segment_mass", pa.float32()),  # null where segments were not declared
+        ("row_entropy", pa.float32()),  # nats
+        ("attention_to", pa.list_(_ATTENTION_TO)),  # special tokens in order of appearance
+        ("classifier", _NAME),  # "name version" of the net
+        ("rendering_version", pa.int16()),
+    ]
+)
+INPUTS = pa.schema(
+    [
+        *_KEY,
+        ("revision", _NAME),
+        ("length", pa.int32()),
+        ("tokens", pa.list_(pa.string())),  # without padding; null where they were not declared
+        ("segments", pa.list_(pa.int32())),  # likewise
+        ("layers", pa.int32()),  # how many were labelled
+        ("heads", pa.int32()),
+        ("warnings", pa.list_(pa.string())),
+    ]
+)
+MAPS = pa.schema([*_KEY, ("layer", pa.int32()), ("head", pa.int32()), ("image", pa.binary())])  # uint8 [3, size, size]
+_MEAN = pa.float32()  # over the inputs that have the measure; null where none has
+HEADS = pa.schema(
+    [
+        ("task", _NAME),
+        ("part", _NAME),
+        ("model", _NAME),
+        ("revision", _NAME),
+        ("layer", pa.int32()),
+        ("head", pa.int32()),
+        ("inputs", pa.int64()),
+        ("verdict", _NAME),  # "stable" or "mixed"
+        ("pattern", _NAME),  # the commonest
+        *((f"{end}_{name}", pa.float32()) for name in PATTERN_COLUMNS for end in ("share", "low", "high")),  # Wilson's
+        ("entropy", pa.float32()),  # of the pattern over inputs, bits
+        ("uncertain", pa.float32()),  # share of the inputs
+        *((name, _MEAN) for name in MEASURES),
+        ("attention_to", pa.list_(pa.struct([("group", pa.string()), *((name, _MEAN) for name in GROUP_MEASURES)]))),
+    ]
+)
+
+_KEYS = len(_KEY) + 1  # columns, with the revision, of ``labels`` and ``inputs``
+_OF_THE_ANSWER = ("margin", "uncertain", "overruled", "causal")
+_ALWAYS = ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "row_entropy")  # of the evidence
+
+
+def versioned(schema: pa.Schema, **metadata: int | str) -> pa.Schema:
+    """``schema`` with the versions of schema and rendering, and what else is given, as the file's metadata."""
+    said = {"schema_version": SCHEMA_VERSION, "rendering_version": RENDERING_VERSION, **metadata}
+    return schema.with_metadata({name: str(value) for name, value in said.items()})
+
+
+Labelled = tuple[MeasuredInput, Classification]
+
+
+def label_rows(inputs: Sequence[Labelled]) -> pa.RecordBatch:
+    """The rows of inputs in ``labels``, of each layer by layer."""
+    ones, results = [one for one, _ in inputs], [result for _, result in inputs]
+    evidence = [result.evidence for result in results]
+    maps = [result.patterns.size for result in results]
+    rows = np.repeat(np.arange(len(inputs)), maps)
+    segmented = [
+        np.zeros(n) if found.segment_mass is None else found.segment_mass
+        for found, n in zip(evidence, maps, strict=True)
+    ]
+    columns = {
+        "layer": _joined([np.repeat(np.asarray(one.layers, np.int32), len(one.heads)) for one in ones]),
+        "head": _joined([np.tile(np.asarray(one.heads, np.int32), len(one.layers)) for one in ones]),
+        "length": np.array([result.length for result in results], np.int32)[rows],
+        "pattern": _patterns(_joined([result.patterns for result in results])),
+        **dict(zip(PROBABILITIES, _probabilities(results).T, strict=True)),
+        **{name: _joined([getattr(result, name) for result in results]) for name in _OF_THE_ANSWER},
+        "too_short": np.array([result.too_short for result in results])[rows],
+        **{name: _joined([getattr(found, name) for found in evidence]) for name in _ALWAYS},
+        "stripes": _positions([found.stripes.reshape(n, -1) for found, n in zip(evidence, maps, strict=True)]),
+        "line_offset": pa.array(
+            _joined([found.line_offset for found in evidence]),
+            mask=_joined([found.line_mass for found in evidence]) == 0,
+        ),
+        "segment_mass": pa.array(
+            _joined(segmented).astype(np.float32),
+            mask=np.array([found.segment_mass is None for found in evidence])[rows],
+        ),
+        "attention_to": _attention_to(results),
+        "classifier": _named([result.model for result in results], rows),
+        "rendering_version": np.full(len(rows), RENDERING_VERSION, np.int16),
+    }
+    return pa.record_batch([*_keys(ones, rows), *(columns[f.name] for f in list(LABELS)[_KEYS:])], schema=LABELS)
+
+
+def input_rows(inputs: Sequence[Labelled]) -> pa.RecordBatch:
+    """The row of each input in ``inputs``; the source's warnings stand before those of the classification."""
+    ones = [one for one, _ in inputs]
+    columns = {
+        "length": [result.length for _, result in inputs],
+        "tokens": [one.maps.declaration.tokens for one in ones],
+        "segments": [one.maps.declaration.segments for one in ones],
+        "layers": [len(one.layers) for one in ones],
+        "heads": [len(one.heads) for one in ones],
+        "warnings": [[*one.warnings, *result.warnings] for one, result in inputs],
+    }
+    others = [pa.array(columns[f.name], f.type) for f in list(INPUTS)[_KEYS:]]
+    return pa.record_batch([*_keys(ones, np.arange(len(ones))), *others], schema=INPUTS)
+
+
+def map_rows(ones: Sequence[MeasuredInput]) -> pa.RecordBatch:
+    """The rows of inputs in ``maps``."""
+    rows = np.repeat(np.arange(len(ones)), [len(one.maps.images) for one in ones])
+    columns = [
+        _joined([np.repeat(np.asarray(one.layers, np.int32), len(one.heads)) for one in ones]),
+        _joined([np.tile(np.asarray(one.heads, np.int32), len(one.layers)) for one in ones]),
+        pa.array([image.tobytes() for one in ones for image in one.maps.images], pa.binary()),
+    ]
+    return pa.record_batch([*_keys(ones, rows)[: len(_KEY)], *columns], schema=MAPS)
+
+
+def error_row(name: InputName, error: Exception) -> dict[str, str | None]:
+    """A line of the errors file."""
+    return {**vars(name), "error": type(error).__name__, "message": str(error)}
+
+
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Arrays of any shapes as one of one axis."""
+    return np.concatenate([array.ravel() for array in arrays])
+
+
+def _keys(ones: Sequence[MeasuredInput], rows: NDArray[np.int64]) -> list[pa.Array]:
+    """What tells inputs apart, with the revision; ``rows`` are the places of the inputs, row by row."""
+    names = [one.name for one in ones]
+    ids = pa.array([name.input_id for name in names], pa.string()).take(pa.array(rows))
+    task, part, model, revision = (
+        _named([getattr(name, field) for name in names], rows) for field in ("task", "part", "model", "revision")
+    )
+    return [task, ids, part, model, revision]
+
+
+def _named(values: Sequence[str | None], rows: NDArray[np.int64]) -> pa.DictionaryArray:
+    """Values of inputs, row by row, of which few are different."""
+    coded = pa.array(values, pa.string()).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(coded.indices.take(pa.array(rows)), coded.dictionary)
+
+
+def _patterns(names: NDArray[np.str_]) -> pa.DictionaryArray:
+    codes = (names[:, None] == PATTERN_NAMES).argmax(axis=1)
+    return pa.DictionaryArray.from_arrays(codes.astype(np.int8), pa.array(PATTERN_NAMES))
+
+
+def _probabilities(results: Sequence[Classification]) -> NDArray[np.float32]:
+    return np.concatenate([result.probabilities.reshape(-1, len(PATTERNS)) for result in results])
+
+
+def _positions(flags: Sequence[NDArray[np.bool_]]) -> pa.ListArray:
+    """For each row of each [maps, L] where it is True."""
+    counts = _joined([of_input.sum(axis=1) for of_input in flags])
+    positions = _joined([of_input.nonzero()[1] for of_input in flags])
+    return pa.ListArray.from_arrays(_offsets(counts), positions.astype(np.int32))
+
+
+def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int32]:
+    return np.concatenate([[0], counts.cumsum()]).astype(np.int32)
+
+
+def _attention_to(results: Sequence[Classification]) -> pa.ListArray:
+    """For each map one struct a group."""
+    names = [name for result in results for name in list(result.attention_to) * result.patterns.size]
+    arrays = [pa.array(names, pa.string())]
+    for field in list(_ATTENTION_TO)[1:]:
+        parts = [
+            np.stack([getattr(group, field.name).ravel() for group in result.attention_to.values()], axis=1)
+            for result in results
+            if result.attention_to
+        ]  # each [maps, groups]
+        values = _joined(parts).astype(np.float32) if parts else np.empty(0, np.float32)
+        arrays.append(pa.array(values, mask=np.isnan(values)))
+    groups = np.repeat([len(result.attention_to) for result in results], [result.patterns.size for result in results])
+    return pa.ListArray.from_arrays(_offsets(groups), pa.StructArray.from_arrays(arrays, fields=list(_ATTENTION_TO)))

@@ -1,0 +1,225 @@
+"""The run on Ray: units of work through a pool of workers, each on one core, on this machine or on a cluster.
+
+What must be on each node of a cluster: the same version of this package with the extras that the source needs, the
+bundle's folder where one is given, and the inputs: on a shared disk under the same paths, or behind URLs. Where a file
+is missing, its inputs fail with its name. The output is written by the driver, and needs to be there only. The driver
+runs on a node of the cluster; ``--max-memory`` is of each worker. Workers see no GPU.
+"""
+
+import json
+import os
+import socket
+import traceback
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pyarrow as pa
+
+from attention_patterns import errors
+from attention_patterns.errors import AttentionPatternsError, InvalidSettingsError, OutputError, ServerError
+from attention_patterns.image_classifier import ImageClassifier
+from attention_patterns.labelling.output.folder import TABLES
+from attention_patterns.labelling.sources.memory import Memory
+from attention_patterns.labelling.output.part import Advance, Part, PartMaker
+from attention_patterns.labelling.run.ray_cluster import check_settings, cluster, last_line
+from attention_patterns.labelling.sources.source import Source, Unit
+from attention_patterns.labelling.output.table import SCHEMA_VERSION, error_row
+from attention_patterns.pattern_classifier import PatternClassifier
+from attention_patterns.rendering import RENDERING_VERSION
+
+TRIES = 3  # of a unit whose worker dies: a node may be lost, but what is too large for the memory always is
+_AT_ONCE = {"batch_size": None, "batch_format": "pyarrow", "prefetch_batches": 0}  # prefetching holds a part back
+_ROW = pa.schema([("error", pa.string()), ("plain", pa.string()), *((table, pa.large_binary()) for table in TABLES)])
+
+
+def ray_engine(
+    load: Callable[[], ImageClassifier], *, address: str | None, max_memory: int | None, workers: int | None = None
+) -> "RayEngine":
+    """An engine that makes parts by Ray Data.
+
+    Args:
+        load: makes the classifier of a worker, which has one core; pickled.
+        address: "HOST:PORT" of a cluster that this machine is a node of, or "auto" for the one that runs here; None
+            starts one on this machine, which ends with the run.
+        max_memory: bytes that each worker may use; None for its share of what its node has.
+        workers: how many, one a core; all cores by default.
+
+    Raises:
+        SourceError: Ray is not installed.
+        InvalidSettingsError: ``address`` is no address.
+    """
+    check_settings(address, workers)
+    return RayEngine(load, address, max_memory, workers)
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Makes parts by Ray Data; attributes as the arguments of ``ray_engine``."""
+
+    load: Callable[[], ImageClassifier]
+    address: str | None
+    max_memory: int | None
+    workers: int | None
+
+    def __call__(self, units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Generator[Part, None, None]:
+        """Gives the part of each unit as soon as it is made.
+
+        A unit whose worker dies is done again by another one. One that dies with its worker ``TRIES`` times gives a
+        part of which all inputs failed.
+
+        Raises:
+            ServerError: the cluster cannot be reached, or failed; or the classifier is a client, and its server failed.
+            InvalidSettingsError: a worker has another version or another net than the driver, or too little memory.
+        """
+        if not units:
+            return
+        with cluster(self.address, self.workers) as ray:
+            for part in self._parts(ray, units, maker):
+                advance(part.inputs + len(part.errors), part.maps)
+                yield part
+
+    def _parts(self, ray: Any, units: Sequence[Unit], maker: PartMaker) -> Generator[Part, None, None]:
+        here = _identity(maker.classifier)
+        tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tries).remote()
+        job = ray.put(_Job(maker.source, self.load, self.max_memory, maker.keep_maps, here))
+        batches, left = iter(self._dataset(ray, units, (job, tries)).iter_batches(**_AT_ONCE)), len(units)
+        try:
+            for batch in batches:
+                left -= 1
+                yield _part(batch)
+        except ray.exceptions.RayError as error:
+            told = f"Ray failed: {last_line(error)}; expected {here} on each node. The run can be continued"
+            raise ServerError(told) from error
+        finally:
+            batches.close()
+        if left:
+            raise ServerError(f"Ray ended before {left} of {len(units)} parts were made; the run can be continued")
+
+    def _dataset(self, ray: Any, units: Sequence[Unit], arguments: tuple[Any, ...]) -> Any:
+        cores = int(ray.cluster_resources().get("CPU", 0))
+        if not cores:
+            raise ServerError("the Ray cluster has no CPUs, expected at least one node that does")
+        rows = [{"unit": ray.cloudpickle.dumps(unit)} for unit in units]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _Worker,
+            fn_constructor_args=arguments,
+            batch_size=1,
+            batch_format="pyarrow",
+            # A unit waits here and not at a worker, since it would be lost with it.
+            compute=ray.data.ActorPoolStrategy(
+                size=min(self.workers or cores, len(units)), max_tasks_in_flight_per_actor=1
+            ),
+            num_cpus=1,
+        )
+        dataset.context.enable_progress_bars = False
+        return dataset
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker needs; it is sent to each node once."""
+
+    source: Source
+    load: Callable[[], ImageClassifier]
+    max_memory: int | None
+    keep_maps: bool
+    identity: str
+
+
+class _Tries:
+    """Counts how often a unit was begun, since Ray begins one again without end when its worker dies."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[int] = Counter()
+
+    def begin(self, number: int) -> int:
+        self._begun[number] += 1
+        return self._begun[number]
+
+
+class _Worker:
+    """Makes parts in a process of its own. What takes long or may fail is done by its first unit, and so is told."""
+
+    def __init__(self, job: Any, tries: Any) -> None:
+        self._job, self._tries = job, tries
+        self._maker: PartMaker | None = None
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        import ray  # noqa: PLC0415  an extra
+
+        (packed,) = batch["unit"].to_pylist()
+        unit: Unit = ray.cloudpickle.loads(packed)
+        try:
+            if ray.get(self._tries.begin.remote(unit.number)) > TRIES:
+                return _row(_lost(unit, ray.get(self._job).source))
+            self._maker = self._maker or self._ready(ray.get(self._job))
+            return _row(self._maker.make(unit, alone=True))
+        except Exception as error:  # noqa: BLE001  told as data, so that the driver raises the same
+            told = str(error) if isinstance(error, AttentionPatternsError) else traceback.format_exc()
+            return _as_row(type(error).__name__, told, {})
+
+    def _ready(self, job: _Job) -> PartMaker:
+        classifier = job.load()
+        here = _identity(classifier)
+        if here != job.identity:
+            raise InvalidSettingsError(
+                f"the Ray node {socket.gethostname()} has {here}, expected {job.identity} as where the run was started"
+            )
+        return PartMaker(job.source, classifier, _WorkersMemory.from_now(job.max_memory), keep_maps=job.keep_maps)
+
+
+@dataclass(frozen=True)
+class _WorkersMemory(Memory):
+    """Memory of a process that has one caller, beside as many others as its node has cores."""
+
+    def of_a_caller(self, callers: int, *, prepared: int = 0) -> int:  # noqa: ARG002  it thinks of a process alone
+        sharing = len(os.sched_getaffinity(0)) if self.most is None else 1
+        return super().of_a_caller(sharing, prepared=prepared)
+
+
+def _identity(classifier: ImageClassifier) -> str:
+    """What must be the same everywhere, or rows of one run would not be alike; a server's net is the server's."""
+    try:
+        package = version("attention-patterns")
+    except PackageNotFoundError:
+        package = "of a checkout"
+    own = f", net {classifier.bundle.sha256[:12]}" if isinstance(classifier, PatternClassifier) else ""
+    return f"attention-patterns {package}, rendering {RENDERING_VERSION}, schema {SCHEMA_VERSION}{own}"
+
+
+def _row(part: Part) -> pa.Table:
+    plain = {name: getattr(part, name) for name in ("number", "inputs", "maps", "warned", "errors")}
+    return _as_row("", json.dumps(plain), part.tables)
+
+
+def _as_row(error: str, plain: str, tables: Any) -> pa.Table:
+    columns = {"error": error, "plain": plain} | {table: tables.get(table, b"") for table in TABLES}
+    return pa.table({name: pa.array([value], _ROW.field(name).type) for name, value in columns.items()}, schema=_ROW)
+
+
+def _part(batch: pa.Table) -> Part:
+    """The part of a row.
+
+    Raises:
+        AttentionPatternsError: of the kind that the worker raised.
+        RuntimeError: the worker raised what it should not have; with its traceback.
+    """
+    (row,) = batch.to_pylist()
+    if row["error"]:
+        kind = getattr(errors, row["error"], None)
+        raise (kind or RuntimeError)(row["plain"])
+    plain = json.loads(row["plain"])
+    tables = {table: row[table] for table in TABLES if row[table]}
+    return Part(**plain | {"tables": tables, "errors": tuple(plain["errors"])})
+
+
+def _lost(unit: Unit, source: Source) -> Part:
+    """In place of the part of a unit that dies with every worker."""
+    told = OutputError(
+        f"part {unit.number}: the Ray worker was killed {TRIES} times while it made it of {unit.inputs} inputs, "
+        "expected it to live; where memory ran out, give --max-memory or use fewer workers"
+    )
+    return Part(unit.number, {}, 0, 0, 0, tuple(error_row(name, told) for name in source.names(unit)))

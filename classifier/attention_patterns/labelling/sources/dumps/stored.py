@@ -1,0 +1,290 @@
+"""What the readers of dump formats have in common: an opened file, an input in it, and its attention in slabs."""
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_patterns.attention_map import read_attention
+from attention_patterns.errors import SourceError
+from attention_patterns.labelling.sources.memory import in_words
+
+DECLARED = ("tokens", "segments", "valid_length", "mask", "causal")
+MANY = 5  # axes of a file of many inputs
+_MOST_DECLARED = 2**26  # bytes of one declaration of one input
+
+
+class SlabBuffer:
+    """Memory that one slab after the other is read into; grows to the largest."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array over the start of it, C order, uninitialised; the one given before must not be used any more."""
+        size = prod(shape) * dtype.itemsize
+        if len(self._bytes) < size:
+            self._bytes = np.empty(size, np.uint8)
+        return self._bytes[:size].view(dtype).reshape(shape)
+
+
+class StoredMaps(ABC):
+    """The attention of one input, of which single layers can be read.
+
+    Attributes:
+        shape: as stored, without the axis of inputs.
+        dtype: of the values; uint16 for bfloat16.
+        data_type: "bfloat16", or None for numpy's own types.
+        least_layers: that are best read together.
+        least_bytes: that are in memory at once however few layers and heads are asked for.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        *,
+        data_type: str | None = None,
+        least_layers: int = 1,
+        least_bytes: int = 0,
+    ) -> None:
+        self.shape, self.dtype, self.data_type = shape, dtype, data_type
+        self.least_layers, self.least_bytes = least_layers, least_bytes
+
+    @property
+    def layered(self) -> tuple[int, ...]:
+        """The shape with all of its four axes [layers, heads, L, L]; 1 for those that were left out."""
+        return (1,) * (4 - len(self.shape)) + self.shape
+
+    def check(self) -> None:
+        """Refuses what cannot be attention before any value is read.
+
+        Raises:
+            ShapeError, DataTypeError: as ``read_attention`` does.
+        """
+        square = len(self.shape) in (2, 3, 4) and self.shape[-1] == self.shape[-2] and prod(self.shape) > 0
+        shape = (1, 1) if square else self.shape
+        read_attention(np.broadcast_to(np.zeros((), self.dtype), shape), self.data_type)
+
+    @abstractmethod
+    def slab(self, layers: Sequence[int], heads: Sequence[int], buffer: SlabBuffer) -> NDArray[Any]:
+        """Reads [layers, heads, L, L] of these layers and heads; valid until the buffer is used again."""
+
+    def finish(self) -> None:  # noqa: B027 - most formats have nothing to check behind the last layer
+        """Checks what can only be checked once all was read, such as a sum of the whole."""
+
+
+class ArrayMaps(StoredMaps):
+    """The attention of one input that is in memory as a whole."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        super().__init__(values.shape, values.dtype)
+        self._values = values
+
+    def slab(self, layers: Sequence[int], heads: Sequence[int], buffer: SlabBuffer) -> NDArray[Any]:  # noqa: ARG002
+        """A copy of these layers and heads."""
+        whole: NDArray[Any] = self._values.reshape(self.layered)
+        return whole[np.ix_(layers, heads)]
+
+
+@dataclass(frozen=True)
+class StoredInput:
+    """One input of an opened file.
+
+    Attributes:
+        maps: its attention, not yet read.
+        declared: the keywords of ``read_declaration`` that came with it.
+        warnings: sentences on what the file holds.
+    """
+
+    maps: StoredMaps
+    declared: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DumpHeader:
+    """What is known of a file before its attention is read.
+
+    Attributes:
+        inputs: how many it holds; None for a file of one input without an axis of inputs.
+        layers, heads, length, itemsize: of an input, of the first where they differ; itemsize in bytes.
+        groups: inputs that can only be read one group after the other, as their numbers; () where any can be read.
+        ids: of the inputs, where the file names them.
+    """
+
+    inputs: int | None
+    layers: int
+    heads: int
+    length: int
+    itemsize: int
+    groups: tuple[int, ...] = ()
+    ids: tuple[str, ...] | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of inputs."""
+        return 1 if self.inputs is None else self.inputs
+
+
+class OpenDump(ABC):
+    """A file that was opened."""
+
+    @abstractmethod
+    def header(self) -> DumpHeader:
+        """What the file says it holds.
+
+        Raises:
+            SourceError: it holds no inputs.
+        """
+
+    @abstractmethod
+    def input(self, n: int | None) -> StoredInput:
+        """Input ``n``, or the only one; quickest in rising order.
+
+        Raises:
+            SourceError: it is not there, or what is declared of it cannot be read.
+        """
+
+
+def header_of(
+    shape: tuple[int, ...], itemsize: int, *, groups: tuple[int, ...] = (), ids: tuple[str, ...] | None = None
+) -> DumpHeader:
+    """The header of a file whose ``attention`` has this shape.
+
+    Raises:
+        SourceError: it has five axes and no inputs.
+    """
+    many = len(shape) == MANY
+    if many and shape[0] == 0:
+        raise SourceError(f"attention has shape {list(shape)}, expected at least one input")
+    layers, heads, length, _ = ((1,) * 4 + shape)[-4:]
+    return DumpHeader(shape[0] if many else None, layers, heads, length, itemsize, groups, ids)
+
+
+def require_attention(names: Iterable[str]) -> None:
+    """Checks that one of the arrays is called "attention".
+
+    Raises:
+        SourceError: none is.
+    """
+    held = sorted(names)
+    if "attention" not in held:
+        raise SourceError(f"it holds no 'attention', expected it beside or instead of {', '.join(held)[:80] or '-'}")
+
+
+def check_place(n: int | None, shape: tuple[int, ...]) -> None:
+    """Checks that input ``n`` is in an array of this shape.
+
+    Raises:
+        SourceError: the file is not the one that the work was planned with.
+    """
+    if (n is None) == (len(shape) == MANY) or (n is not None and n >= shape[0]):
+        wanted = "one input" if n is None else f"an input {n}"
+        raise SourceError(f"attention has shape {list(shape)}, but held {wanted} when the run was planned")
+
+
+def check_declared(name: str, shape: tuple[int, ...], inputs: int | None) -> None:
+    """Checks that a declaration has the axis of inputs where the attention has it; ``causal`` may do without.
+
+    Raises:
+        SourceError: it has not.
+    """
+    if inputs is not None and shape[:1] != (inputs,) and not (name == "causal" and shape == ()):
+        raise SourceError(f"{name} has shape {list(shape)}, expected {inputs} inputs first")
+
+
+def check_size(name: str, size: int) -> None:
+    """Checks that a declaration of one input is small enough to be read.
+
+    Raises:
+        SourceError: it is over 64 MiB.
+    """
+    if size > _MOST_DECLARED:
+        raise SourceError(f"{name} of one input has {size} bytes, expected at most {_MOST_DECLARED}")
+
+
+def check_fits(what: str, size: int, most_bytes: int) -> None:
+    """Checks that so many bytes of attention may be in memory at once.
+
+    Raises:
+        SourceError: they may not.
+    """
+    if size > most_bytes:
+        raise SourceError(
+            f"{what} needs {in_words(size)} of memory at once, expected at most the {in_words(most_bytes)} that are "
+            "left for it; raise --max-memory"
+        )
+
+
+def declarations(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of ``read_declaration`` by name, from arrays or lists: Python's own integer, truth and strings.
+
+    Raises:
+        SourceError: a value is of another kind.
+    """
+    return {
+        name: _CONVERSIONS[name](np.array(value, object) if isinstance(value, list) else np.asarray(value))
+        for name, value in values.items()
+    }
+
+
+def misnamed(names: Iterable[str]) -> tuple[str, ...]:
+    """Warnings for what is not read because of its name, though it may be a declaration under another."""
+    meant = {
+        name: "mask" if name.endswith("mask") else next(iter(get_close_matches(name, DECLARED, n=1, cutoff=0.8)), None)
+        for name in sorted(set(names) - {*DECLARED, "attention"})
+    }
+    return tuple(f"{name!r} is not read; is {known!r} meant?" for name, known in meant.items() if known)
+
+
+def _strings(values: NDArray[Any]) -> list[str]:
+    texts: list[Any] = values.tolist()
+    if values.dtype.kind not in "UTO" or values.ndim != 1 or not all(isinstance(text, str) for text in texts):
+        raise SourceError(
+            f"tokens has dtype {values.dtype} and shape {list(values.shape)}, expected strings (numpy <U), one a token"
+        )
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"tokens cannot be written as UTF-8: {error}") from error
+    return texts
+
+
+def _integer(values: NDArray[Any]) -> int:
+    if values.dtype.kind not in "iu" or values.size != 1:
+        raise SourceError(
+            f"valid_length has dtype {values.dtype} and shape {list(values.shape)}, expected one integer an input"
+        )
+    return operator.index(values.item())
+
+
+def _truth(values: NDArray[Any]) -> bool:
+    flags = _flags(values)
+    if flags.dtype.kind not in "iu" or flags.size != 1 or flags.item() not in (0, 1):
+        raise SourceError(f"causal is {values.tolist()!r:.80}, expected one true or false")
+    return bool(flags.item())
+
+
+def _flags(values: NDArray[Any]) -> NDArray[Any]:
+    """Truths as bytes, which a file may fill with other than 0 and 1."""
+    return values.view(np.uint8) if values.dtype.kind == "b" else values
+
+
+def _same(values: NDArray[Any]) -> NDArray[Any]:
+    return values
+
+
+_CONVERSIONS: dict[str, Callable[[NDArray[Any]], Any]] = {
+    "tokens": _strings,
+    "segments": _same,
+    "valid_length": _integer,
+    "mask": _flags,
+    "causal": _truth,
+}

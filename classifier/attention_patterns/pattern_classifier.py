@@ -1,0 +1,59 @@
+"""The classifier in this process: check, render, measure, classify."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_patterns.bundle import ModelBundle
+from attention_patterns.image_classifier import UNWATCHED, ImageClassifier, NetAnswer, Oversight, joined
+from attention_patterns.session import NetSession
+
+
+class PatternClassifier(ImageClassifier):
+    """Classifies self-attention maps and measures their heads. Safe to share between threads."""
+
+    def __init__(self, bundle: ModelBundle, *, threads: int | None = None) -> None:
+        """Loads the net of ``bundle``; ``threads`` is the number of cores to use, all by default."""
+        super().__init__(threads=threads)
+        self.bundle = bundle
+        self.model = f"{bundle.name} {bundle.version}"
+        self._session = NetSession(bundle)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> "PatternClassifier":
+        """Loads the bundled model, or the bundle in ``folder``.
+
+        Raises:
+            BundleError: the bundle is missing, damaged, or made for another rendering.
+        """
+        return cls(ModelBundle.read(None if folder is None else Path(folder)), threads=threads)
+
+    def warm_up(self) -> None:
+        """Loads the compiled kernel for every data type, compiling it on a machine's first run (15 seconds)."""
+        one = np.full((2, 2), 0.5)
+        for array in (one, one.astype(np.float32), one.astype(np.float16)):
+            self.classify(array)
+
+    def _image_size(self) -> int:
+        return self.bundle.image_size
+
+    def classify_images(self, images: NDArray[np.uint8], oversight: Oversight = UNWATCHED) -> NetAnswer:
+        """What the net says of images uint8 [n, 3, size, size], as ``rendering.render`` makes them.
+
+        Raises:
+            AbandonedError: the caller does not want the answer any more.
+        """
+        bundle = self.bundle
+
+        def read(begin: int, end: int) -> NetAnswer:
+            started = time.perf_counter()
+            said = self._session.probabilities(images[begin:end])
+            oversight.spent("classify", time.perf_counter() - started)
+            answer = NetAnswer(said, self.model, bundle.sha256, bundle.uncertain_below)
+            oversight.seen(images[begin:end], answer)
+            return answer
+
+        return joined(self._in_chunks(len(images), read, oversight))

@@ -1,0 +1,45 @@
+"""The net at work: images in, probabilities out, by onnxruntime."""
+
+import hashlib
+import os
+
+import numpy as np
+
+# From 1.29 on, onnxruntime reports to its makers unless told otherwise before it is loaded; this tool sends nothing.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from attention_patterns.bundle import ModelBundle
+from attention_patterns.errors import BundleError
+from attention_patterns.patterns import PATTERNS
+from attention_patterns.rendering import CHANNELS
+
+
+class NetSession:
+    """One loaded net. ``probabilities`` may be called by several threads at once, each using one core."""
+
+    def __init__(self, bundle: ModelBundle) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # callers run side by side instead, so that rendering and inference overlap
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            net = bundle.model_path.read_bytes()
+            if hashlib.sha256(net).hexdigest() != bundle.sha256:
+                raise ValueError("the file was replaced while the bundle was read")
+            self._session = onnxruntime.InferenceSession(net, options, providers=["CPUExecutionProvider"])
+            self._probe(bundle.image_size)
+        except Exception as error:  # onnxruntime raises its own kinds, derived from nothing common
+            raise BundleError(f"{bundle.model_path} cannot be run: {error}") from error
+
+    def _probe(self, size: int) -> None:
+        shape = self.probabilities(np.zeros((1, CHANNELS, size, size), np.uint8)).shape
+        if shape != (1, len(PATTERNS)):
+            raise ValueError(f"the net answers shape {shape}, expected {(1, len(PATTERNS))}")
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities [maps, 5], float32, of images uint8 [maps, 3, size, size]."""
+        (output,) = self._session.run(["probabilities"], {"images": images})
+        return np.asarray(output, np.float32)

@@ -1,0 +1,127 @@
+"""One serving process: it loads, serves, reloads on SIGHUP, and ends on SIGTERM or SIGINT."""
+
+import ctypes
+import gc
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+
+import grpc
+from prometheus_client import CollectorRegistry, start_http_server
+
+from attention_patterns import AttentionPatternsError, PatternClassifier
+from attention_patterns_service.command.settings import Settings
+from attention_patterns_service.server.access import Open, Tokens
+from attention_patterns_service.server.logs import logger, write_logs
+from attention_patterns_service.server.metrics import Metrics
+from attention_patterns_service.server.server import AttentionServer
+from attention_patterns_service.server.tls import Certificates
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def serve(settings: Settings, *, shared_port: bool = False, on_ready: Callable[[AttentionServer], None]) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        BundleError, SourceError, ServerError: the server cannot start.
+    """
+    signals = _signals()
+    if shared_port:
+        _end_with_parent()
+    write_logs(level=settings.log_level)
+    _keep_memory()
+    access = Tokens(settings.tokens) if settings.tokens else Open()
+    server = AttentionServer(
+        load(settings),
+        host=settings.host,
+        port=settings.port,
+        limits=settings.limits,
+        access=access,
+        credentials=credentials_of(settings),
+        reflection=settings.reflection,
+        shared_port=shared_port,
+        metrics=Metrics(registry := CollectorRegistry()),
+    )
+    if settings.metrics_port is not None and not shared_port:  # of several processes the one above them tells
+        start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    for warning in settings.warnings:
+        logger.warning(warning)
+    gc.freeze()  # what is loaded stays: the collector need not look at it again and again
+    server.start()
+    on_ready(server)
+    while os.read(signals, 1) == bytes((signal.SIGHUP,)):
+        _reload(server, settings, access)
+    server.stop(grace=settings.grace)
+
+
+def _signals() -> int:
+    """A file descriptor from which the numbers of signals are read, a byte each.
+
+    A handler in Python runs in the main thread once that comes back from waiting: a signal that comes just before it
+    waits, or to a thread of a library, would be seen with the next one only.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: None)
+    return reading
+
+
+def load(settings: Settings) -> PatternClassifier:
+    """The classifier, ready for its first call.
+
+    Workers have the cores twice over: one alone at work uses more than its share, and all of them little more.
+
+    Raises:
+        BundleError: the bundle is missing, damaged, or made for another rendering.
+    """
+    cores = len(os.sched_getaffinity(0))
+    threads = max(1, min(cores, 2 * cores // settings.workers))
+    classifier = PatternClassifier.load(settings.model_dir, threads=threads)
+    classifier.warm_up()
+    return classifier
+
+
+def credentials_of(settings: Settings) -> grpc.ServerCredentials | None:
+    """For TLS, where there are certificates.
+
+    Raises:
+        SourceError: a file cannot be read.
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Certificates(cert=settings.tls_cert, key=settings.tls_key, client_ca=settings.tls_client_ca).credentials()
+
+
+def _reload(server: AttentionServer, settings: Settings, access: Open | Tokens) -> None:
+    """Reads bundle and tokens again; what is broken is refused, and what was there stays."""
+    try:
+        classifier = load(settings)
+        server.replace(classifier)
+        logger.info("model loaded", extra={"model": classifier.model, "sha256": classifier.bundle.sha256})
+    except AttentionPatternsError as error:
+        logger.error("model refused, the one before it stays", extra={"error": str(error)})
+    if isinstance(access, Tokens):
+        try:
+            access.reload()
+        except AttentionPatternsError as error:
+            logger.error("tokens refused, those before them stay", extra={"error": str(error)})
+
+
+def _end_with_parent() -> None:
+    """Has Linux stop this worker when the process above it dies: it would keep the port, and nobody would watch it."""
+    with suppress(OSError, AttributeError):  # another system
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _keep_memory() -> None:
+    """Has glibc keep freed memory: given back and asked for again, each message costs a page fault every 4 KB."""
+    with suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 512 << 20)

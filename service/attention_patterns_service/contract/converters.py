@@ -1,0 +1,404 @@
+"""All translation between messages and the library's types, in pairs: one writes what the other reads."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf.message import Message
+from numpy.typing import DTypeLike, NDArray
+
+from attention_patterns.attention_map import (
+    MOST_AXES,
+    AttentionMaps,
+    DataType,
+    Declaration,
+    read_attention,
+    read_declaration,
+)
+from attention_patterns.bundle import ModelBundle
+from attention_patterns.classification import Classification
+from attention_patterns.errors import (
+    DataTypeError,
+    InvalidDeclarationError,
+    ModelReplacedError,
+    RequestIdError,
+    SegmentsError,
+    SelectionError,
+    ServerError,
+    ShapeError,
+    TokenGroupsError,
+    VersionError,
+)
+from attention_patterns.image_classifier import NetAnswer
+from attention_patterns.measures import AttentionTo, Evidence
+from attention_patterns.patterns import PATTERN_NAMES, PATTERNS
+from attention_patterns.rendering import CHANNELS, RENDERING_VERSION
+from attention_patterns.special_tokens import is_special
+from attention_patterns_service.contract.chunks import picked
+from attention_patterns_service.contract.errors import Failure
+from attention_patterns_service.contract.wire import DECLARATIONS, Parcel, Route
+from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
+
+LONGEST_REQUEST_ID = 256  # characters
+_UINT32_END = 2**32
+
+# The payloads: tensor values, images, and the answer within the answer of a stream.
+HEADS = Route(pb.ClassifyHeadsRequest, (2, 3), rest=DECLARATIONS)
+STREAMED_HEADS = Route(pb.StreamClassifyHeadsRequest, (1, 2, 3), rest=DECLARATIONS)
+IMAGES = Route(pb.ClassifyImagesRequest, (4,), rest=DECLARATIONS)
+STREAMED_ANSWER = Route(pb.StreamClassifyHeadsResponse, (3,))
+
+_STORED: dict[int, tuple[DataType, np.dtype[Any]]] = {
+    pb.DATA_TYPE_FLOAT64: (DataType.FLOAT64, np.dtype("<f8")),
+    pb.DATA_TYPE_FLOAT32: (DataType.FLOAT32, np.dtype("<f4")),
+    pb.DATA_TYPE_FLOAT16: (DataType.FLOAT16, np.dtype("<f2")),
+    pb.DATA_TYPE_BFLOAT16: (DataType.BFLOAT16, np.dtype("<u2")),
+}
+_DATA_TYPES = {stored: pb.DataType.Name(number) for number, (stored, _) in _STORED.items()}
+_CAUSAL: dict[int, bool | None] = {
+    pb.CAUSALITY_UNSPECIFIED: None,
+    pb.CAUSALITY_CAUSAL: True,
+    pb.CAUSALITY_BIDIRECTIONAL: False,
+}
+_CAUSALITIES = {causal: pb.Causality.Name(number) for number, causal in _CAUSAL.items()}
+_PATTERN_OF = {pb.Pattern.Value(f"PATTERN_{pattern.name}"): pattern for pattern in PATTERNS}
+_NUMBER_OF = {str(pattern): number for number, pattern in _PATTERN_OF.items()}
+_MASSES = ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "row_entropy")
+_RATIOS = ("share", "max_token_share", "baseline", "share_from_outside", "share_from_inside")
+_Message = TypeVar("_Message", bound=Message)
+
+
+def declared_request(declaration: Declaration, *, length: int) -> pb.ClassifyHeadsRequest:
+    """A request for maps of ``length`` tokens that holds all but the maps.
+
+    Raises:
+        InvalidDeclarationError: a name is not Unicode, which a message cannot hold.
+    """
+    kept, tokens, segments = declaration.kept, declaration.tokens or (), declaration.segments
+    padded = len(kept) < length
+    prefix = int(kept[-1]) == len(kept) - 1
+    groups = [group for group in declaration.groups if not (is_special(group.name) and group.name in tokens)]
+    try:
+        return pb.ClassifyHeadsRequest(
+            tokens=tokens,
+            token_groups=[pb.TokenGroup(name=g.name, positions=kept[g.positions].tolist()) for g in groups],
+            segment_ids=() if segments is None else np.unique(segments, return_inverse=True)[1].tolist(),
+            valid_length=len(kept) if padded and prefix else 0,
+            mask=np.isin(np.arange(length), kept).tolist() if padded and not prefix else (),
+            causality=_CAUSALITIES[declaration.causal],
+        )
+    except UnicodeEncodeError as error:
+        raise InvalidDeclarationError(f"tokens or names of token groups are not Unicode: {error}") from error
+
+
+def request_of(
+    maps: AttentionMaps, declared: pb.ClassifyHeadsRequest, *, causal: bool | None = None
+) -> Parcel[pb.ClassifyHeadsRequest]:
+    """The request to classify ``maps``, made of ``declared``.
+
+    ``causal`` is what was found of these maps where a layer is split, so that its parts do not each find their own.
+    """
+    firsts = {name: axis[0] for name, axis in zip(maps.names, maps.axes, strict=True)}
+    message = pb.ClassifyHeadsRequest()
+    message.CopyFrom(declared)
+    if causal is not None:
+        message.MergeFrom(pb.ClassifyHeadsRequest(causality=_CAUSALITIES[causal]))
+    message.first_layer = firsts.get("layer", 0)
+    message.first_head = firsts.get("head", 0)
+    shape = [*maps.leading, maps.length, maps.length]
+    message.attention.MergeFrom(pb.Tensor(data_type=_DATA_TYPES[maps.data_type], shape=shape))
+    return Parcel(message, maps.values.data.cast("B"))
+
+
+def maps_of(parcel: Parcel[pb.ClassifyHeadsRequest]) -> AttentionMaps:
+    """The maps that a request asks to classify, on the memory of its payload unless layers or heads are selected.
+
+    Raises:
+        ShapeError, DataTypeError: the tensor is damaged or not self-attention.
+        SelectionError: a layer or head is not there, or named twice.
+        InvalidDeclarationError: an index does not fit into 32 bits.
+        RequestIdError: the request id is too long.
+    """
+    request = parcel.message
+    check_request_id(request.request_id)
+    data = request.attention.data or parcel.payload or b""  # the last of several counts, and the message holds it
+    maps = _read_tensor(request.attention, data, first_layer=request.first_layer, first_head=request.first_head)
+    for name, axis in zip(maps.names, maps.axes, strict=True):
+        if axis[-1] >= _UINT32_END:
+            raise InvalidDeclarationError(f"the last {name} has index {axis[-1]}, expected less than {_UINT32_END}")
+    return _selected(maps, {"layer": list(request.layers), "head": list(request.heads)})
+
+
+def check_request_id(request_id: str) -> None:
+    """Refuses a request id that is too long.
+
+    Raises:
+        RequestIdError: it is.
+    """
+    if len(request_id) > LONGEST_REQUEST_ID:
+        raise RequestIdError(f"request_id has {len(request_id)} characters, expected at most {LONGEST_REQUEST_ID}")
+
+
+def _read_tensor(tensor: pb.Tensor, data: memoryview | bytes, *, first_layer: int, first_head: int) -> AttentionMaps:
+    if tensor.data_type not in _STORED:
+        expected = ", ".join(pb.DataType.Name(number) for number in _STORED)
+        raise DataTypeError(f"attention.data_type is {tensor.data_type}, expected one of {expected}")
+    (stored, dtype), shape = _STORED[tensor.data_type], list(tensor.shape)
+    if len(shape) > MOST_AXES:  # of which only to name the product takes for ever
+        raise ShapeError(f"attention has {len(shape)} axes, expected [L, L], [heads, L, L] or [layers, heads, L, L]")
+    size = math.prod(shape) * dtype.itemsize
+    if size == 0 or size != len(data):
+        raise ShapeError(
+            f"attention has shape {shape!r:.80} of {stored} and {len(data)} bytes of data, expected "
+            f"{f'{size} bytes' if size else 'at least one map of one token'}"
+        )
+    array = np.frombuffer(data, dtype).reshape(shape)
+    return read_attention(array, stored, first_layer=first_layer, first_head=first_head)
+
+
+def _selected(maps: AttentionMaps, wanted: Mapping[str, list[int]]) -> AttentionMaps:
+    axes = dict(zip(maps.names, maps.axes, strict=True))
+    for name, indices in wanted.items():
+        there = axes.get(name, ())
+        if len(set(indices)) < len(indices) or not set(indices) <= set(there):
+            expected = f"{there[0]} to {there[-1]}, each once" if there else f"none: the tensor has no {name} axis"
+            raise SelectionError(f"{name}s {indices!r:.80} are selected, expected {expected}")
+    if not any(wanted.values()):
+        return maps
+    return picked(maps, *([i - axis[0] for i in wanted[name]] or slice(None) for name, axis in axes.items()))
+
+
+def declaration_of(request: pb.ClassifyHeadsRequest, length: int) -> Declaration:
+    """What a request declares of its maps of ``length`` tokens.
+
+    Raises:
+        InvalidDeclarationError: a declaration does not fit the maps or another declaration.
+    """
+    groups = {group.name: list(group.positions) for group in request.token_groups}
+    if len(groups) < len(request.token_groups):
+        raise TokenGroupsError(
+            f"{len(request.token_groups)} token groups have {len(groups)} names, expected unique ones"
+        )
+    if request.causality not in _CAUSAL:
+        raise InvalidDeclarationError(f"causality is {request.causality}, expected 0, 1 or 2")
+    return read_declaration(
+        length,
+        tokens=list(request.tokens) or None,
+        token_groups=groups,
+        segments=_segments_of(request, length),
+        valid_length=request.valid_length or None,
+        mask=list(request.mask) or None,
+        causal=_CAUSAL[request.causality],
+    )
+
+
+def _segments_of(request: pb.ClassifyHeadsRequest, length: int) -> NDArray[np.int64] | None:
+    """The segment of each token: the library, which takes lengths and ids in one argument, would have to guess."""
+    lengths, ids = list(request.segment_lengths), list(request.segment_ids)
+    kept = min(request.valid_length or sum(request.mask) or length, length)
+    if lengths and ids:
+        raise SegmentsError("segment_lengths and segment_ids are both declared, expected one of them")
+    if lengths and (0 in lengths or sum(lengths) not in (length, kept)):
+        raise SegmentsError(
+            f"segment_lengths is {lengths!r:.80} (sum {sum(lengths)}), expected lengths from 1 up that sum to {kept}"
+        )
+    if ids and len(ids) not in (length, kept):
+        raise SegmentsError(f"{len(ids)} segment_ids are declared, expected one for each of {kept} tokens")
+    if not (lengths or ids):
+        return None
+    return np.array(ids) if ids else np.repeat(np.arange(len(lengths)), lengths)
+
+
+def response_of(
+    result: Classification, *, maps: AttentionMaps, bundle: ModelBundle, request_id: str
+) -> pb.ClassifyHeadsResponse:
+    """The answer that holds ``result`` of ``maps``."""
+    groups = result.attention_to
+    columns = {
+        **dict(zip(maps.names, zip(*product(*maps.axes), strict=True), strict=False)),  # a lone map has no axes
+        "pattern": [_NUMBER_OF[name] for name in _flat(result.patterns)],
+        "probabilities": result.probabilities.reshape(-1, len(PATTERNS)).tolist(),
+        **{name: _flat(getattr(result, name)) for name in ("margin", "uncertain", "overruled", "causal")},
+        "evidence": _evidence_messages(result.evidence, maps.length),
+    }
+    if groups:
+        columns["attention_to"] = list(zip(*map(_attention_to_messages, groups, groups.values()), strict=True))
+    return pb.ClassifyHeadsResponse(
+        request_id=request_id,
+        model_name=bundle.name,
+        model_version=bundle.version,
+        model_sha256=bundle.sha256,
+        rendering_version=bundle.rendering_version,
+        warnings=result.warnings,
+        length=result.length,
+        too_short=result.too_short,
+        groups=[pb.TokenGroupPositions(name=n, positions=group.positions.tolist()) for n, group in groups.items()],
+        heads=_messages(pb.HeadResult, columns),
+    )
+
+
+def classification_of(
+    responses: Sequence[pb.ClassifyHeadsResponse], *, leading: tuple[int, ...], length: int
+) -> Classification:
+    """The result that the answers to all parts of a tensor hold.
+
+    Args:
+        responses: in the order of the parts, at least one.
+        leading: the axes of the tensor before the last two.
+        length: tokens, padding included.
+
+    Raises:
+        ModelReplacedError: the answers are of different models.
+        ServerError: the answers are not those to this tensor.
+    """
+    first, heads = responses[0], [head for response in responses for head in response.heads]
+    if any(response.model_sha256 != first.model_sha256 for response in responses):
+        raise ModelReplacedError("some parts were read by a model, others by its successor")
+    if len(heads) != math.prod(leading):
+        raise ServerError(f"the server answered for {len(heads)} heads, expected {math.prod(leading)}")
+    return Classification(
+        patterns=np.array([_PATTERN_OF[head.pattern] for head in heads], PATTERN_NAMES.dtype).reshape(leading),
+        probabilities=np.array([list(head.probabilities) for head in heads], np.float32).reshape(*leading, -1),
+        margin=_column(heads, "margin", leading),
+        uncertain=_column(heads, "uncertain", leading, np.bool_),
+        overruled=_column(heads, "overruled", leading, np.bool_),
+        causal=_column(heads, "causal", leading, np.bool_),
+        evidence=_evidence_of([head.evidence for head in heads], leading=leading, length=length),
+        attention_to=MappingProxyType(
+            {
+                group.name: _attention_to_of(group, [head.attention_to[number] for head in heads], leading)
+                for number, group in enumerate(first.groups)
+            }
+        ),
+        length=first.length,
+        too_short=first.too_short,
+        model=f"{first.model_name} {first.model_version}",
+        warnings=tuple(first.warnings),
+    )
+
+
+def _evidence_messages(evidence: Evidence, length: int) -> list[pb.Evidence]:
+    columns = {name: _flat(getattr(evidence, name)) for name in _MASSES}
+    columns["stripes"] = [np.flatnonzero(row).tolist() for row in evidence.stripes.reshape(-1, length)]
+    offsets = zip(_flat(evidence.line_offset), columns["line_mass"], strict=True)
+    columns["line_offset"] = [offset if mass else None for offset, mass in offsets]
+    if evidence.segment_mass is not None:
+        columns["segment_mass"] = _flat(evidence.segment_mass)
+    return _messages(pb.Evidence, columns)
+
+
+def _evidence_of(messages: Sequence[pb.Evidence], leading: tuple[int, ...], length: int) -> Evidence:
+    stripes = np.zeros((len(messages), length), np.bool_)
+    for row, message in zip(stripes, messages, strict=True):
+        row[list(message.stripes)] = True
+    declared = messages[0].HasField("segment_mass")
+    return Evidence(
+        **{name: _column(messages, name, leading) for name in _MASSES},
+        stripes=stripes.reshape(*leading, length),
+        line_offset=_column(messages, "line_offset", leading, np.int32),
+        segment_mass=_column(messages, "segment_mass", leading) if declared else None,
+    )
+
+
+def _attention_to_messages(name: str, group: AttentionTo) -> list[pb.AttentionTo]:
+    ratios = {ratio: _flat(getattr(group, ratio)) for ratio in _RATIOS}
+    return _messages(pb.AttentionTo, {"group": [name] * group.share.size, **ratios})
+
+
+def _attention_to_of(
+    group: pb.TokenGroupPositions, messages: Sequence[pb.AttentionTo], leading: tuple[int, ...]
+) -> AttentionTo:
+    positions = np.array(group.positions, np.int64)
+    return AttentionTo(positions, **{ratio: _column(messages, ratio, leading) for ratio in _RATIOS})
+
+
+def _flat(values: NDArray[Any]) -> list[Any]:
+    return list(values.ravel().tolist())
+
+
+def _messages(kind: Callable[..., _Message], columns: Mapping[str, Sequence[Any]]) -> list[_Message]:
+    """One message for each entry of the columns, which are named like its fields."""
+    return [kind(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+
+def _column(
+    messages: Iterable[Message], name: str, leading: tuple[int, ...], dtype: DTypeLike = np.float32
+) -> NDArray[Any]:
+    return np.array([getattr(message, name) for message in messages], dtype).reshape(leading)
+
+
+def stream_response_of(
+    request: pb.ClassifyHeadsRequest, outcome: bytes | Failure
+) -> Parcel[pb.StreamClassifyHeadsResponse]:
+    """The answer of a stream to one request; ``outcome`` is its answer as it travels, or why there is none."""
+    answer = pb.StreamClassifyHeadsResponse(
+        request_id=request.request_id[:LONGEST_REQUEST_ID],
+        first_layer=request.first_layer,
+        first_head=request.first_head,
+    )
+    if not isinstance(outcome, Failure):
+        return Parcel(answer, outcome)
+    code: int = outcome.code.value[0]
+    answer.error.MergeFrom(pb.StreamError(code=code, reason=outcome.reason, message=outcome.message))
+    return Parcel(answer, None)
+
+
+def images_request_of(images: NDArray[np.uint8]) -> Parcel[pb.ClassifyImagesRequest]:
+    """The request to classify images uint8 [n, 3, size, size]."""
+    message = pb.ClassifyImagesRequest(rendering_version=RENDERING_VERSION, image_size=images.shape[-1])
+    return Parcel(message, images.data.cast("B"))
+
+
+def images_of(parcel: Parcel[pb.ClassifyImagesRequest], *, image_size: int) -> NDArray[np.uint8]:
+    """The images uint8 [n, 3, size, size] of a request, on the memory of its payload.
+
+    Raises:
+        ModelReplacedError: they are not of the size that this model reads.
+        VersionError: they are of another rendering.
+        ShapeError: there are none, or parts of one.
+        RequestIdError: the request id is too long.
+    """
+    request = parcel.message
+    check_request_id(request.request_id)
+    if request.rendering_version != RENDERING_VERSION:
+        raise VersionError(f"rendering_version is {request.rendering_version}, the model reads {RENDERING_VERSION}")
+    if request.image_size != image_size:
+        raise ModelReplacedError(
+            f"image_size is {request.image_size}, the model reads images of {image_size} pixels a side"
+        )
+    data, size = request.images or parcel.payload or b"", CHANNELS * image_size * image_size
+    if len(data) == 0 or len(data) % size:
+        raise ShapeError(f"images has {len(data)} bytes, expected {size} for each of at least one image")
+    return np.frombuffer(data, np.uint8).reshape(-1, CHANNELS, image_size, image_size)
+
+
+def images_response_of(answer: NetAnswer, *, bundle: ModelBundle, request_id: str) -> pb.ClassifyImagesResponse:
+    """The answer that holds what the net said."""
+    return pb.ClassifyImagesResponse(
+        request_id=request_id,
+        model_name=bundle.name,
+        model_version=bundle.version,
+        model_sha256=bundle.sha256,
+        uncertain_below=answer.uncertain_below,
+        probabilities=answer.probabilities.ravel().tolist(),
+    )
+
+
+def net_answer_of(response: pb.ClassifyImagesResponse, *, count: int) -> NetAnswer:
+    """What a server's net said of ``count`` images.
+
+    Raises:
+        ServerError: the answer is not that to these images.
+    """
+    values = np.array(response.probabilities, np.float32)
+    if len(values) != count * len(PATTERNS):
+        raise ServerError(f"the server answered {len(values)} probabilities, expected {count * len(PATTERNS)}")
+    return NetAnswer(
+        probabilities=values.reshape(count, -1),
+        model=f"{response.model_name} {response.model_version}",
+        sha256=response.model_sha256,
+        uncertain_below=response.uncertain_below,
+    )

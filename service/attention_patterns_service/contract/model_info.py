@@ -1,0 +1,74 @@
+"""What a server tells of itself: its model, and the limits of requests."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from attention_patterns.bundle import ModelBundle
+from attention_patterns.patterns import PATTERNS, Pattern
+from attention_patterns_service.limits import Limits
+from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
+
+CONTRACT_VERSION = 1
+_PATTERN_OF = {pb.Pattern.Value(f"PATTERN_{pattern.name}"): pattern for pattern in PATTERNS}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The model behind a server.
+
+    Attributes:
+        name: its name.
+        version: its version, semantic.
+        sha256: of the ONNX file, hexadecimal.
+        classes: the patterns in the order of probabilities.
+        image_size: pixels a side of the images it reads.
+        rendering_version: of the rendering it reads.
+        dataset_sha256: of the labels it was trained on, hexadecimal.
+        metrics: figure -> value, as measured when it was exported.
+        uncertain_below: answers of a lower probability are uncertain, 0 to 1.
+        contract_version: of the contract that the server speaks.
+        max_message_bytes: the largest message the server takes.
+        max_maps: most maps in a request.
+        max_length: most tokens of a map, padding included.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    classes: tuple[Pattern, ...]
+    image_size: int
+    rendering_version: int
+    dataset_sha256: str
+    metrics: Mapping[str, float]
+    uncertain_below: float
+    contract_version: int
+    max_message_bytes: int
+    max_maps: int
+    max_length: int
+
+
+_OF_BUNDLE = ("name", "version", "sha256", "image_size", "rendering_version", "dataset_sha256", "uncertain_below")
+_OF_SERVER = ("contract_version", "max_message_bytes", "max_maps", "max_length")
+
+
+def model_response_of(bundle: ModelBundle, limits: Limits) -> pb.GetModelResponse:
+    """The description of a server of the model in ``bundle``."""
+    return pb.GetModelResponse(
+        **{name: getattr(bundle, name) for name in _OF_BUNDLE},
+        classes=[pb.Pattern.Name(number) for number in _PATTERN_OF],
+        metrics=dict(bundle.metrics),
+        contract_version=CONTRACT_VERSION,
+        max_message_bytes=limits.message_bytes,
+        max_maps=limits.maps,
+        max_length=limits.length,
+    )
+
+
+def model_info_of(response: pb.GetModelResponse) -> ModelInfo:
+    """The model that a server described."""
+    return ModelInfo(
+        **{name: getattr(response, name) for name in (*_OF_BUNDLE, *_OF_SERVER)},
+        classes=tuple(_PATTERN_OF[number] for number in response.classes),
+        metrics=MappingProxyType(dict(response.metrics)),
+    )

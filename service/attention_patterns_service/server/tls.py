@@ -1,0 +1,46 @@
+"""TLS of the server, from files that may be renewed while it serves."""
+
+from pathlib import Path
+
+import grpc
+
+from attention_patterns.errors import SourceError
+
+
+class Certificates:
+    """Certificate, key and the authority of clients, read again for a handshake when a file has changed."""
+
+    def __init__(self, *, cert: Path, key: Path, client_ca: Path | None) -> None:
+        """Reads the files.
+
+        Raises:
+            SourceError: one cannot be read.
+        """
+        self._cert, self._key, self._client_ca = cert, key, client_ca
+        self._seen: tuple[bytes, ...] = ()
+        self._first = self._configuration()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For the server's port."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._first,
+            self._renewed,  # type: ignore[arg-type] # None is allowed and means: as before
+            require_client_authentication=self._client_ca is not None,
+        )
+
+    def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """The files' content where it is new; None keeps what there is, also where they cannot be read now."""
+        try:
+            before, fresh = self._seen, self._configuration()
+        except SourceError:
+            return None
+        return fresh if self._seen != before else None
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        try:
+            cert, key = self._cert.read_bytes(), self._key.read_bytes()
+            authority = self._client_ca.read_bytes() if self._client_ca else None
+        except OSError as error:
+            raise SourceError(f"certificate file {error.filename} cannot be read: {error.strerror}") from error
+        self._seen = (cert, key, authority or b"")
+        return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=authority)

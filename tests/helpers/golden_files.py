@@ -1,0 +1,42 @@
+"""The golden files and their generator: ``python -m tests.helpers.golden_files`` rewrites them after an intended change."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from attention_patterns import PATTERNS, PatternClassifier
+from attention_patterns.rendering import render
+from attention_patterns.sample import load_sample
+from tests.helpers.drawn_maps import draw
+
+FOLDER = Path(__file__).parents[1] / "library" / "golden"
+LENGTHS = (8, 31, 64, 65, 200)
+
+
+def images():
+    """Drawn patterns at several lengths, and the first head of each layer of the sample."""
+    drawn = [render(draw(pattern, length), image_size=64)[0] for pattern in PATTERNS for length in LENGTHS]
+    return np.stack([*drawn, *render(load_sample().attention[:, 0], image_size=64)])
+
+
+def classification():
+    """What the bundled model answers for the sample, probabilities to four decimals."""
+    sample = load_sample()
+    result = PatternClassifier.load().classify(sample.attention, tokens=sample.tokens, segments=sample.segments)
+    return {
+        "model": result.model,
+        "patterns": result.patterns.tolist(),
+        "probabilities": np.round(result.probabilities.astype(float), 4).tolist(),
+        "share": {name: np.round(to.share.astype(float), 5).tolist() for name, to in result.attention_to.items()},
+    }
+
+
+def main():
+    FOLDER.mkdir(exist_ok=True)
+    np.savez_compressed(FOLDER / "images.npz", images=images())
+    (FOLDER / "classification.json").write_text(json.dumps(classification()) + "\n")
+
+
+if __name__ == "__main__":
+    main()
