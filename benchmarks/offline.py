@@ -27,8 +27,8 @@ from safetensors.numpy import save_file
 
 from attention_patterns import PatternClassifier
 from attention_patterns.attention_map import read_attention, read_declaration
-from attention_patterns.classification import Classification, doubted
-from attention_patterns.image_classifier import ImageClassifier, MeasuredMaps
+from attention_patterns.classification import Classification, MeasuredMaps, with_doubts
+from attention_patterns.classifier import Classifier
 from attention_patterns.labelling.output.part import IMAGES, Advance, Part, PartMaker
 from attention_patterns.labelling.output.table import label_rows
 from attention_patterns.labelling.run.ray_engine import ray_engine
@@ -102,7 +102,7 @@ def _stages(kind: _Kind, place: Path, classifier: PatternClassifier, rounds: int
             _labelled(PartMaker(source, classifier, Memory.from_now(None)), place / "run")
 
     measured = [_measured(classifier, attention) for _ in range(IMAGES // MAPS)]
-    results = [doubted(result) for result in classifier.classify_measured(measured)]
+    results = [with_doubts(result) for result in classifier.classify_measured(measured)]
     groups = inputs // len(measured)
     a_part = list(zip(measured, results, strict=True)) * (_A_PART // len(measured))
     works: dict[str, Callable[[], object]] = {
@@ -148,7 +148,7 @@ def _read(unit: Unit) -> None:
                 maps.finish()
 
 
-def _measured(classifier: ImageClassifier, attention: NDArray[Any]) -> MeasuredMaps:
+def _measured(classifier: Classifier, attention: NDArray[Any]) -> MeasuredMaps:
     return classifier.measure_read(read_attention(attention, None), read_declaration(LENGTH))
 
 

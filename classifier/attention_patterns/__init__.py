@@ -2,7 +2,8 @@
 
 from attention_patterns.attention_map import DataType
 from attention_patterns.bundle import ModelBundle
-from attention_patterns.classification import Classification, Classifier, Prediction
+from attention_patterns.classification import Classification, Prediction
+from attention_patterns.classifier import Classifier
 from attention_patterns.errors import (
     AttentionPatternsError,
     BundleError,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,12 +54,12 @@ class AttentionMaps:
     names: tuple[str, ...]
     axes: tuple[Sequence[int], ...]
 
-    @property
+    @cached_property
     def leading(self) -> tuple[int, ...]:
         """The sizes of the axes before the last two; their product is the number of maps."""
         return tuple(len(axis) for axis in self.axes)
 
-    @property
+    @cached_property
     def length(self) -> int:
         """L, the number of tokens, padding included."""
         return int(self.values.shape[-1])
@@ -174,12 +175,12 @@ class Declaration:
     causal: bool | None
     warnings: tuple[str, ...]
 
-    @property
+    @cached_property
     def length(self) -> int:
         """The number of kept tokens."""
         return len(self.kept)
 
-    @property
+    @cached_property
     def one_segment(self) -> bool:
         """Whether the input was declared to be one segment, so that no pattern of it is Block."""
         return self.segments is not None and len(np.unique(self.segments)) == 1

@@ -1,19 +1,19 @@
-"""What a classifier answers, and the ways in that the library and the client share."""
+"""The results: what is measured of maps, what the net answers, and the classification that both make."""
 
-from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from attention_patterns.attention_map import AttentionMaps, DataType, Declaration, read_attention, read_declaration
-from attention_patterns.errors import InvalidDeclarationError, ShapeError
+from attention_patterns.attention_map import SHORTEST_LABELLED, Declaration
+from attention_patterns.errors import ModelReplacedError
 from attention_patterns.measures import AttentionTo, Evidence
-from attention_patterns.patterns import Pattern
+from attention_patterns.patterns import PATTERN_NAMES, PATTERNS, Pattern
 
 FORMLESS = 0.02  # mass of stripes and lines below which a Heterogeneous map may as well be noise
+_BLOCK = PATTERNS.index(Pattern.BLOCK)
 
 
 @dataclass(frozen=True)
@@ -21,19 +21,19 @@ class Classification:
     """The patterns and measures of all maps of one input.
 
     Attributes:
-        patterns: the answer for each map, an array of strings (equal to ``Pattern`` members) of the leading axes.
-        probabilities: what the net said, float32, leading axes + [5], in the order of ``Pattern``; they sum to 1.
-        margin: difference of the two highest probabilities, float32, leading axes.
-        uncertain: where the answer's probability is below the model's threshold, below which it is often wrong; bool,
+        patterns: Pattern of each map, an array of strings (equal to ``Pattern`` members) of the leading axes.
+        probabilities: Answer of the net, float32, leading axes + [5], in the order of ``Pattern``; they sum to 1.
+        margin: Difference of the two highest probabilities, float32, leading axes.
+        uncertain: Whether the answer's probability is below the model's threshold, below which it is often wrong; bool,
             leading axes. ``patterns`` holds the best answer there too.
-        overruled: where the answer is not the net's first: Block on an input of one segment; bool, leading axes.
-        causal: where the map is causal, as declared or, layer by layer, as found; bool, leading axes.
-        evidence: the pattern's elements, measured from the matrix.
-        attention_to: token group -> measures of the attention to it.
-        length: tokens, padding not counted.
-        too_short: fewer than 8 tokens, which the annotation guide does not label.
-        model: name and version of the net, "name version".
-        warnings: sentences on what may be wrong with the input.
+        overruled: Whether the answer is not the net's first: Block on an input of one segment; bool, leading axes.
+        causal: Whether the map is causal, as declared or, layer by layer, as found; bool, leading axes.
+        evidence: The pattern's elements, measured from the matrix.
+        attention_to: Token group -> measures of the attention to it.
+        length: Number of tokens, padding not counted.
+        too_short: Whether there are fewer than 8 tokens, which the annotation guide does not label.
+        model: Name and version of the net, "name version".
+        warnings: Sentences on what may be wrong with the input.
     """
 
     patterns: NDArray[np.str_]
@@ -63,99 +63,145 @@ class Prediction:
     length: int
     too_short: bool
 
-
-class Classifier(ABC):
-    """Whatever classifies attention: every way in ends in ``classify_read``, so that no two can answer differently."""
-
-    @abstractmethod
-    def classify_read(self, maps: AttentionMaps, declaration: Declaration) -> Classification:
-        """Classifies maps that were read and declared."""
-
-    def classify(
-        self,
-        attention: ArrayLike,
-        *,
-        tokens: Sequence[str] | None = None,
-        token_groups: Mapping[str, Iterable[int]] | None = None,
-        segments: ArrayLike | None = None,
-        valid_length: int | None = None,
-        mask: ArrayLike | None = None,
-        causal: bool | None = None,
-        data_type: str | None = None,
-    ) -> Classification:
-        """Classifies all maps of one input and measures their attention to groups of tokens.
-
-        Positions and lengths refer to the matrix as sent; ``tokens`` and ``segments`` may also leave the padding out.
-
-        Args:
-            attention: [L, L], [heads, L, L] or [layers, heads, L, L]: row = query, column = key, rows sum to 1;
-                float32, float16, float64, or bfloat16 bits in uint16. numpy, or anything with ``__array__``.
-            tokens: the tokens as strings; special tokens are found among them by name, one group for each.
-            token_groups: name -> positions, for any other group.
-            segments: lengths that sum to L, or one id a token. One segment never gets the answer Block.
-            valid_length: the tokens before right-hand padding; the rest is cropped.
-            mask: [L] of 0 (padding) and 1, for padding anywhere; instead of ``valid_length``.
-            causal: True, False, or None to find it layer by layer: no head has anything above the diagonal.
-            data_type: "bfloat16" when ``attention`` is uint16 holding its bits.
-
-        Raises:
-            InvalidAttentionError: the array is not a self-attention map; subclasses say why.
-            InvalidDeclarationError: a declaration does not fit it; subclasses say which.
-        """
-        maps = read_attention(attention, data_type)
-        declaration = read_declaration(
-            maps.length,
-            tokens=tokens,
-            token_groups=token_groups,
-            segments=segments,
-            valid_length=valid_length,
-            mask=mask,
-            causal=causal,
+    @classmethod
+    def of_map(cls, result: Classification, index: int) -> "Prediction":
+        """Returns the prediction of one of the maps [maps] that ``result`` classifies."""
+        return cls(
+            pattern=Pattern(str(result.patterns[index])),
+            probabilities=result.probabilities[index],
+            margin=float(result.margin[index]),
+            uncertain=bool(result.uncertain[index]),
+            overruled=bool(result.overruled[index]),
+            causal=bool(result.causal[index]),
+            length=result.length,
+            too_short=result.too_short,
         )
-        return doubted(self.classify_read(maps, declaration))
 
-    def classify_maps(
-        self,
-        maps: Iterable[ArrayLike],
-        *,
-        segments: Sequence[ArrayLike | None] | None = None,
-        data_type: str | None = None,
-    ) -> list[Prediction]:
-        """Classifies square maps [L, L] of any sizes; those of one size are done together.
 
-        Args:
-            maps: the maps, each as ``classify`` takes it.
-            segments: for each map its segments, or None.
-            data_type: "bfloat16" when the maps are uint16 holding its bits.
+@dataclass(frozen=True)
+class NetAnswer:
+    """The answer of a net to images.
+
+    Attributes:
+        probabilities: float32 [images, 5], in the order of ``Pattern``.
+        model: Name and version of the net, "name version".
+        sha256: Digest of the net's ONNX file, hexadecimal.
+        uncertain_below: Probability below which an answer is uncertain, 0 to 1.
+    """
+
+    probabilities: NDArray[np.float32]
+    model: str
+    sha256: str
+    uncertain_below: float
+
+    @classmethod
+    def joined(cls, answers: Sequence["NetAnswer"]) -> "NetAnswer":
+        """Returns the answer to the images of several answers, in their order.
 
         Raises:
-            InvalidAttentionError, InvalidDeclarationError: for the first map concerned, by its index.
+            ModelReplacedError: They are of different nets.
         """
-        read = [read_attention(one, data_type) for one in maps]
-        if segments is not None and len(segments) != len(read):
-            raise InvalidDeclarationError(f"{len(segments)} segments are declared for {len(read)} maps")
-        groups: dict[tuple[int, DataType, tuple[int, ...] | None], list[int]] = defaultdict(list)
-        for index, one in enumerate(read):
-            if one.leading:
-                raise ShapeError(f"maps[{index}] has shape {[*one.leading, one.length, one.length]}, expected [L, L]")
-            declared = segments[index] if segments is not None else None
-            key = None if declared is None else tuple(np.asarray(declared).ravel().tolist())
-            groups[one.length, one.data_type, key].append(index)
-        found: dict[int, Prediction] = {}
-        for (length, stored, declared_segments), indices in groups.items():
-            together = AttentionMaps(
-                values=np.concatenate([read[i].values for i in indices]),
-                data_type=stored,
-                names=("map",),
-                axes=(indices,),
-            )
-            result = self.classify_read(together, read_declaration(length, segments=declared_segments))
-            found |= {index: _prediction(result, n) for n, index in enumerate(indices)}
-        return [found[index] for index in range(len(read))]
+        first = answers[0]
+        if len(answers) == 1:
+            return first
+        if any(answer.sha256 != first.sha256 for answer in answers):
+            raise ModelReplacedError(f"some of the maps were read by {first.model}, others by its successor")
+        return replace(first, probabilities=np.concatenate([answer.probabilities for answer in answers]))
 
 
-def doubted(result: Classification) -> Classification:
-    """Warns where half of an input's maps are uncertain or formless, as a trained model's attention hardly is."""
+@dataclass(frozen=True)
+class MeasuredMaps:
+    """The maps of one input once they are measured and dropped: all that a net and a table ask for.
+
+    Attributes:
+        images: uint8 [maps, 3, size, size], as ``rendering.render`` makes them.
+        causal: bool, leading axes.
+        evidence: The pattern's elements; its arrays have the leading axes of the maps.
+        attention_to: Token group -> measures of the attention to it.
+        declaration: What the caller declared of the input.
+    """
+
+    images: NDArray[np.uint8]
+    causal: NDArray[np.bool_]
+    evidence: Evidence
+    attention_to: Mapping[str, AttentionTo]
+    declaration: Declaration
+
+    def without_images(self) -> "MeasuredMaps":
+        """Returns the measures alone, once the net has seen the images."""
+        return replace(self, images=self.images[:0].copy())
+
+    @classmethod
+    def joined(cls, slabs: Sequence["MeasuredMaps"]) -> "MeasuredMaps":
+        """Returns one input of several slabs of its layers, each [layers, heads, L, L]."""
+        if len(slabs) == 1:
+            return slabs[0]
+        return cls(
+            images=np.concatenate([slab.images for slab in slabs]),
+            causal=np.concatenate([slab.causal for slab in slabs]),
+            evidence=_stack([slab.evidence for slab in slabs]),
+            attention_to={
+                name: _stack([slab.attention_to[name] for slab in slabs], shared="positions")
+                for name in slabs[0].attention_to
+            },
+            declaration=slabs[0].declaration,
+        )
+
+    def classified(self, answer: NetAnswer) -> Classification:
+        """Returns the classification that these measures make with the net's answer to the images."""
+        probabilities, leading = answer.probabilities, self.causal.shape
+        codes = answer_codes(probabilities, one_segment=self.declaration.one_segment)
+        top = np.sort(probabilities, axis=1)
+        uncertain = probabilities[np.arange(len(codes)), codes] < answer.uncertain_below
+        return Classification(
+            patterns=PATTERN_NAMES[codes].reshape(leading),
+            probabilities=probabilities.reshape(*leading, len(PATTERNS)),
+            margin=(top[:, -1] - top[:, -2]).reshape(leading),
+            uncertain=uncertain.reshape(leading),
+            overruled=(codes != probabilities.argmax(axis=1)).reshape(leading),
+            causal=self.causal,
+            evidence=self.evidence,
+            attention_to=self.attention_to,
+            length=self.declaration.length,
+            too_short=self.declaration.length < SHORTEST_LABELLED,
+            model=answer.model,
+            warnings=self.declaration.warnings,
+        )
+
+
+_Measures = TypeVar("_Measures", AttentionTo, Evidence)
+
+
+def _stack(slabs: Sequence[_Measures], shared: str = "") -> _Measures:
+    """Returns measures of layers as those of one stack, along the first axis; all layers share the field ``shared``."""
+    first = slabs[0]
+    arrays = {field.name: [getattr(slab, field.name) for slab in slabs] for field in fields(first)}
+    joint = {
+        name: values[0] if name == shared or values[0] is None else np.concatenate(values)
+        for name, values in arrays.items()
+    }
+    return type(first)(**joint)
+
+
+def answer_codes(probabilities: NDArray[np.float32], *, one_segment: bool | NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Returns the index in ``Pattern`` of each map's answer; an input of one segment is never answered with Block.
+
+    Args:
+        probabilities: float32 [maps, 5], answer of the net.
+        one_segment: Whether the input was declared to be one segment; for all maps, or bool [maps].
+    """
+    if not np.any(one_segment):
+        return np.argmax(probabilities, axis=1)
+    allowed = probabilities.copy()
+    allowed[:, _BLOCK] = np.where(one_segment, -1.0, allowed[:, _BLOCK])
+    return np.argmax(allowed, axis=1)
+
+
+def with_doubts(result: Classification) -> Classification:
+    """Returns the result with a warning where half of its maps are uncertain or formless.
+
+    Attention of a trained model hardly is.
+    """
     formless = (result.patterns == Pattern.HETEROGENEOUS) & (result.evidence.stripe_or_line_mass < FORMLESS)
     doubtful = int((result.uncertain | formless).sum())
     if result.too_short or 2 * doubtful < result.patterns.size:
@@ -165,16 +211,3 @@ def doubted(result: Classification) -> Classification:
         f"without stripe, line or square ({int(formless.sum())}): attention of a trained model?"
     )
     return replace(result, warnings=(*result.warnings, warning))
-
-
-def _prediction(result: Classification, n: int) -> Prediction:
-    return Prediction(
-        pattern=Pattern(str(result.patterns[n])),
-        probabilities=result.probabilities[n],
-        margin=float(result.margin[n]),
-        uncertain=bool(result.uncertain[n]),
-        overruled=bool(result.overruled[n]),
-        causal=bool(result.causal[n]),
-        length=result.length,
-        too_short=result.too_short,
-    )

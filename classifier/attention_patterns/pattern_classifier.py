@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_patterns.bundle import ModelBundle
-from attention_patterns.image_classifier import UNWATCHED, ImageClassifier, NetAnswer, Oversight, joined
+from attention_patterns.classification import NetAnswer
+from attention_patterns.classifier import UNWATCHED, Classifier, Oversight
 from attention_patterns.session import NetSession
 
 
-class PatternClassifier(ImageClassifier):
+class PatternClassifier(Classifier):
     """Classifies self-attention maps and measures their heads. Safe to share between threads."""
 
     def __init__(self, bundle: ModelBundle, *, threads: int | None = None) -> None:
@@ -27,33 +28,35 @@ class PatternClassifier(ImageClassifier):
         """Loads the bundled model, or the bundle in ``folder``.
 
         Raises:
-            BundleError: the bundle is missing, damaged, or made for another rendering.
+            BundleError: The bundle is missing, damaged, or made for another rendering.
         """
         return cls(ModelBundle.read(None if folder is None else Path(folder)), threads=threads)
 
     def warm_up(self) -> None:
         """Loads the compiled kernel for every data type, compiling it on a machine's first run (15 seconds)."""
-        one = np.full((2, 2), 0.5)
-        for array in (one, one.astype(np.float32), one.astype(np.float16)):
+        even = np.full((2, 2), 0.5)
+        for array in (even, even.astype(np.float32), even.astype(np.float16)):
             self.classify(array)
 
-    def _image_size(self) -> int:
+    @property
+    def image_size(self) -> int:
+        """Pixels per side of the images that the net reads."""
         return self.bundle.image_size
 
     def classify_images(self, images: NDArray[np.uint8], oversight: Oversight = UNWATCHED) -> NetAnswer:
-        """What the net says of images uint8 [n, 3, size, size], as ``rendering.render`` makes them.
+        """Has the net read images uint8 [n, 3, size, size], as ``rendering.render`` makes them.
 
         Raises:
-            AbandonedError: the caller does not want the answer any more.
+            AbandonedError: The caller does not want the answer any more.
         """
         bundle = self.bundle
 
         def read(begin: int, end: int) -> NetAnswer:
             started = time.perf_counter()
-            said = self._session.probabilities(images[begin:end])
+            probabilities = self._session.probabilities(images[begin:end])
             oversight.spent("classify", time.perf_counter() - started)
-            answer = NetAnswer(said, self.model, bundle.sha256, bundle.uncertain_below)
+            answer = NetAnswer(probabilities, self.model, bundle.sha256, bundle.uncertain_below)
             oversight.seen(images[begin:end], answer)
             return answer
 
-        return joined(self._in_chunks(len(images), read, oversight))
+        return NetAnswer.joined(self._in_chunks(len(images), read, oversight))

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_patterns.attention_map import AttentionMaps, Declaration
-from attention_patterns.classification import Classification
+from attention_patterns.classification import Classification, NetAnswer
+from attention_patterns.classifier import UNWATCHED, Classifier, Oversight
 from attention_patterns.errors import AttentionPatternsError, MessageTooLargeError, ModelReplacedError, VersionError
-from attention_patterns.image_classifier import UNWATCHED, ImageClassifier, NetAnswer, Oversight, joined
-from attention_patterns.outputs import Tokenizer, inputs_of
 from attention_patterns.rendering import CHANNELS, RENDERING_VERSION, find_causal
 from attention_patterns_service.contract.chunks import parts_of
 from attention_patterns_service.contract.converters import (
@@ -68,7 +67,7 @@ Reduce = Literal["auto", "always", "never"]
 _Answer = TypeVar("_Answer")
 
 
-class Client(ImageClassifier):
+class Client(Classifier):
     """Classifies at a server as ``PatternClassifier`` does in-process: same arguments, results and errors.
 
     What travels is the maps, a large tensor in parts, or where the client reduces them first, images of 7 KB a map.
@@ -125,27 +124,6 @@ class Client(ImageClassifier):
             )
         return info
 
-    def classify_outputs(
-        self, outputs: object, encoding: Mapping[str, Any], tokenizer: Tokenizer
-    ) -> list[Classification]:
-        """Classifies what a Hugging Face model returned: one result for each text of the batch.
-
-        Args:
-            outputs: of a model loaded with ``attn_implementation="eager"`` and called with ``output_attentions=True``;
-                of an encoder-decoder, the encoder's self-attention is taken.
-            encoding: what the tokenizer returned; it tells padding and, for pairs, segments.
-            tokenizer: names the tokens.
-
-        Raises:
-            InvalidAttentionError: the outputs hold no attention, or not that of ``encoding``.
-        """
-        return [
-            self.classify(
-                one.attention, tokens=one.tokens, segments=one.segments, mask=one.mask, data_type=one.data_type
-            )
-            for one in inputs_of(outputs, encoding, tokenizer)
-        ]
-
     def classify_read(
         self, maps: AttentionMaps, declaration: Declaration, oversight: Oversight = UNWATCHED
     ) -> Classification:
@@ -173,7 +151,9 @@ class Client(ImageClassifier):
     def _info(self) -> ModelInfo:
         return self.model()
 
-    def _image_size(self) -> int:
+    @property
+    def image_size(self) -> int:
+        """Pixels per side of the images that the server's net reads."""
         return self._info.image_size
 
     def _classify_once(self, maps: AttentionMaps, declaration: Declaration, oversight: Oversight) -> Classification:
@@ -203,7 +183,7 @@ class Client(ImageClassifier):
             )
         most = min(_IMAGES, self._info.max_maps, fitting)
         parts = [images[begin : begin + most] for begin in range(0, len(images), most)]
-        return joined(self._side_by_side(self._answer_to_images, parts))
+        return NetAnswer.joined(self._side_by_side(self._answer_to_images, parts))
 
     def _answer_to_images(self, images: NDArray[np.uint8]) -> NetAnswer:
         return net_answer_of(self._call(self._classify_images, images_request_of(images)), count=len(images))

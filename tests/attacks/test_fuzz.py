@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from attention_patterns import PatternClassifier
 from attention_patterns.attention_map import DataType
-from attention_patterns.image_classifier import NetAnswer
+from attention_patterns.classification import NetAnswer
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.inference import open_inference_pb2 as infer_pb
 from attention_patterns_service.server.open_inference.methods import NAME

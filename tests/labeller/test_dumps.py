@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
-from attention_patterns.classification import doubted
+from attention_patterns.classification import with_doubts
 from attention_patterns.errors import (
     AttentionPatternsError,
     DataTypeError,
@@ -114,7 +114,7 @@ def failure(path, classifier, kind=SourceError, **options):
 def assert_as_classified(measured, classifier, values, **declared):
     """The input gives to the last bit what ``classify`` says of the array."""
     assert isinstance(measured, MeasuredInput), measured
-    result = doubted(classifier.classify_measured([measured.maps])[0])
+    result = with_doubts(classifier.classify_measured([measured.maps])[0])
     layered = values.reshape((1,) * (4 - values.ndim) + values.shape)
     assert_equal(result, classifier.classify(layered, **declared))
     given_shape = classifier.classify(values, **declared)

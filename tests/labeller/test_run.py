@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from attention_patterns import PATTERNS, PatternClassifier
-from attention_patterns.classification import doubted
+from attention_patterns.classification import with_doubts
 from attention_patterns.labelling.output.part import PartMaker
 from attention_patterns.labelling.output.table import INPUTS, LABELS, MAPS, PROBABILITIES
 from attention_patterns.labelling.run.run import label
@@ -213,7 +213,9 @@ def test_a_row_says_what_the_classifier_says(tmp_path):
     classifier = PatternClassifier.load()
     labelled(tmp_path / "run", [dump], classifier)
     with np.load(dump) as given:
-        result = doubted(classifier.classify(given["attention"], tokens=given["tokens"], segments=given["segments"]))
+        result = with_doubts(
+            classifier.classify(given["attention"], tokens=given["tokens"], segments=given["segments"])
+        )
     rows = rows_of(tmp_path / "run").to_pylist()
     assert len(rows) == 72
     for row in rows:

@@ -5,8 +5,8 @@ import torch
 import attention_patterns as library
 from attention_patterns import PATTERNS, InvalidDeclarationError, Pattern, PatternClassifier
 from attention_patterns.attention_map import read_attention, read_declaration
+from attention_patterns.classification import MeasuredMaps
 from attention_patterns.errors import ShapeError
-from attention_patterns.image_classifier import MeasuredMaps
 from attention_patterns.sample import load_sample
 from tests.helpers.drawn_maps import bfloat16_bits, draw, random_maps
 from tests.helpers.equality import assert_equal

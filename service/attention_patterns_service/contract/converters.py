@@ -19,7 +19,7 @@ from attention_patterns.attention_map import (
     read_declaration,
 )
 from attention_patterns.bundle import ModelBundle
-from attention_patterns.classification import Classification
+from attention_patterns.classification import Classification, NetAnswer
 from attention_patterns.errors import (
     DataTypeError,
     InvalidDeclarationError,
@@ -32,7 +32,6 @@ from attention_patterns.errors import (
     TokenGroupsError,
     VersionError,
 )
-from attention_patterns.image_classifier import NetAnswer
 from attention_patterns.measures import AttentionTo, Evidence
 from attention_patterns.patterns import PATTERN_NAMES, PATTERNS
 from attention_patterns.rendering import CHANNELS, RENDERING_VERSION

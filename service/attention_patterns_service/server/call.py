@@ -9,7 +9,8 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from attention_patterns.image_classifier import NetAnswer, Oversight
+from attention_patterns.classification import NetAnswer
+from attention_patterns.classifier import Oversight
 
 
 class Call:

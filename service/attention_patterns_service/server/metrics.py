@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from attention_patterns.bundle import ModelBundle
+from attention_patterns.classification import NetAnswer
 from attention_patterns.drift import Drift
-from attention_patterns.image_classifier import NetAnswer
 from attention_patterns.patterns import PATTERNS
 from attention_patterns_service.contract.errors import Failure
 from attention_patterns_service.server.call import Call

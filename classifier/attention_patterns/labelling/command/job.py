@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from attention_patterns.classifier import Classifier
 from attention_patterns.errors import BundleError, InvalidSettingsError, SourceError
-from attention_patterns.image_classifier import ImageClassifier
 from attention_patterns.labelling.sources.dumps.plan import dump_tasks
 from attention_patterns.labelling.sources.dumps.source import DumpSource
 from attention_patterns.labelling.sources.models.source import ModelSource
@@ -170,7 +170,7 @@ class ClassifierChoice:
             )
         return OpenClassifier(client, f"{model.name} {model.version} {model.sha256[:12]}", client)
 
-    def load(self) -> ImageClassifier:
+    def load(self) -> Classifier:
         """As ``open``, for a worker that uses one core and lives as long as its classifier."""
         return self.open(threads=1, warm=True).classifier
 
@@ -179,6 +179,6 @@ class ClassifierChoice:
 class OpenClassifier:
     """A classifier that is ready, what it is called, and what to leave when it is done."""
 
-    classifier: ImageClassifier
+    classifier: Classifier
     identity: str
     context: AbstractContextManager[Any]

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attention_patterns.classification import doubted
-from attention_patterns.image_classifier import ImageClassifier
+from attention_patterns.classification import with_doubts
+from attention_patterns.classifier import Classifier
 from attention_patterns.labelling.output.table import (
     Labelled,
     error_row,
@@ -86,7 +86,7 @@ class PartMaker:
     """
 
     source: Source
-    classifier: ImageClassifier
+    classifier: Classifier
     memory: Memory
     keep_maps: bool = False
 
@@ -126,7 +126,7 @@ class PartMaker:
             at = place, one.name.part == "decoder"
             if self.keep_maps or place in unit.examples:
                 found.examples[at] = one
-            found.labelled[at] = replace(one, maps=one.maps.without_images()), doubted(answer)
+            found.labelled[at] = replace(one, maps=one.maps.without_images()), with_doubts(answer)
             advance(1, len(one.maps.images))
 
 

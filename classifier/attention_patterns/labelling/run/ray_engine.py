@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from attention_patterns import errors
 from attention_patterns.errors import AttentionPatternsError, InvalidSettingsError, OutputError, ServerError
-from attention_patterns.image_classifier import ImageClassifier
+from attention_patterns.classifier import Classifier
 from attention_patterns.labelling.output.folder import TABLES
 from attention_patterns.labelling.sources.memory import Memory
 from attention_patterns.labelling.output.part import Advance, Part, PartMaker
@@ -36,7 +36,7 @@ _ROW = pa.schema([("error", pa.string()), ("plain", pa.string()), *((table, pa.l
 
 
 def ray_engine(
-    load: Callable[[], ImageClassifier], *, address: str | None, max_memory: int | None, workers: int | None = None
+    load: Callable[[], Classifier], *, address: str | None, max_memory: int | None, workers: int | None = None
 ) -> "RayEngine":
     """An engine that makes parts by Ray Data.
 
@@ -59,7 +59,7 @@ def ray_engine(
 class RayEngine:
     """Makes parts by Ray Data; attributes as the arguments of ``ray_engine``."""
 
-    load: Callable[[], ImageClassifier]
+    load: Callable[[], Classifier]
     address: str | None
     max_memory: int | None
     workers: int | None
@@ -123,7 +123,7 @@ class _Job:
     """What a worker needs; it is sent to each node once."""
 
     source: Source
-    load: Callable[[], ImageClassifier]
+    load: Callable[[], Classifier]
     max_memory: int | None
     keep_maps: bool
     identity: str
@@ -180,7 +180,7 @@ class _WorkersMemory(Memory):
         return super().of_a_caller(sharing, prepared=prepared)
 
 
-def _identity(classifier: ImageClassifier) -> str:
+def _identity(classifier: Classifier) -> str:
     """What must be the same everywhere, or rows of one run would not be alike; a server's net is the server's."""
     try:
         package = version("attention-patterns")

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from attention_patterns.classification import MeasuredMaps
+from attention_patterns.classifier import Classifier
 from attention_patterns.errors import AttentionPatternsError
-from attention_patterns.image_classifier import ImageClassifier, MeasuredMaps
 
 UNIT_MAPS = 16_384  # of a unit at most, or of a single input: their images may all be kept until it is written
 EXAMPLES = 8  # inputs of a task whose images are kept for the report
@@ -147,7 +148,7 @@ class Source(ABC):
 
     @abstractmethod
     def measured(
-        self, unit: Unit, classifier: ImageClassifier, *, most_bytes: int
+        self, unit: Unit, classifier: Classifier, *, most_bytes: int
     ) -> Iterator[tuple[int, MeasuredInput | FailedInput]]:
         """Reads, renders and measures the inputs of a unit; each comes with its place in the unit, in any order.
 

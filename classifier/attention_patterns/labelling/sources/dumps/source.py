@@ -21,8 +21,9 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from attention_patterns.attention_map import AttentionMaps, read_attention, read_declaration
+from attention_patterns.classification import MeasuredMaps
+from attention_patterns.classifier import Classifier
 from attention_patterns.errors import AttentionPatternsError, SelectionError, SourceError
-from attention_patterns.image_classifier import ImageClassifier, MeasuredMaps
 from attention_patterns.labelling.sources.dumps.formats import opened_dump, told_of
 from attention_patterns.labelling.sources.dumps.plan import DumpSlice, Tasks, count_inputs, plan
 from attention_patterns.labelling.sources.dumps.stored import OpenDump, SlabBuffer, StoredInput, StoredMaps, check_fits
@@ -86,7 +87,7 @@ class DumpSource(Source):
         return [InputName(unit.task, one) for part in unit.items for one in part.input_ids]
 
     def measured(
-        self, unit: Unit, classifier: ImageClassifier, *, most_bytes: int
+        self, unit: Unit, classifier: Classifier, *, most_bytes: int
     ) -> Iterator[tuple[int, MeasuredInput | FailedInput]]:
         """Reads, renders and measures the inputs of a unit in their order, slab by slab.
 
@@ -109,7 +110,7 @@ class _Reader:
 
     file: StoredFile
     selection: Selection
-    classifier: ImageClassifier
+    classifier: Classifier
     most_bytes: int
     buffer: SlabBuffer
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
+from attention_patterns.classifier import Classifier
 from attention_patterns.errors import AttentionPatternsError, SourceError
-from attention_patterns.image_classifier import ImageClassifier
 from attention_patterns.labelling.sources.models.architecture import (
     layer_bytes,
     longest,
@@ -141,7 +141,7 @@ class AttentionModel:
         items: Sequence[Text | Picture],
         *,
         task: str,
-        classifier: ImageClassifier,
+        classifier: Classifier,
         selection: Selection,
         most_bytes: int,
     ) -> Iterator[tuple[int, MeasuredInput | FailedInput]]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from attention_patterns.attention_map import Declaration, read_declaration
+from attention_patterns.classification import MeasuredMaps
+from attention_patterns.classifier import Classifier
 from attention_patterns.errors import AttentionPatternsError, SelectionError
-from attention_patterns.image_classifier import ImageClassifier, MeasuredMaps
 from attention_patterns.labelling.sources.models.encodings import Encoded
 from attention_patterns.labelling.sources.models.slabs import Part, SideBySide, Slabs, Wanted, wanted
 from attention_patterns.labelling.sources.source import FailedInput, InputName, MeasuredInput, Selection
@@ -36,7 +37,7 @@ class Job:
     revision: str | None
     parts: Sequence[Part]
     selection: Selection
-    classifier: ImageClassifier
+    classifier: Classifier
     run: SideBySide
     most_held: int
     start: tuple[str, ...]

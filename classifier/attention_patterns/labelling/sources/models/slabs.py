@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_patterns.attention_map import AttentionMaps, Declaration, read_attention
+from attention_patterns.classification import MeasuredMaps
+from attention_patterns.classifier import CHUNK, Classifier
 from attention_patterns.errors import AttentionPatternsError, SelectionError, SourceError
-from attention_patterns.image_classifier import CHUNK, ImageClassifier, MeasuredMaps
 from attention_patterns.labelling.sources.source import Selection
 
 SideBySide = Callable[..., Iterable[object]]  # as ``map``, perhaps on several cores
@@ -99,7 +100,7 @@ class Slabs:
         want: Wanted,
         declarations: Sequence[Declaration],
         *,
-        classifier: ImageClassifier,
+        classifier: Classifier,
         run: SideBySide,
         most_held: int,
     ) -> None:

@@ -11,8 +11,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attention_patterns.classifier import Classifier
 from attention_patterns.errors import SourceError
-from attention_patterns.image_classifier import ImageClassifier
 from attention_patterns.labelling.sources.memory import resident
 from attention_patterns.labelling.sources.models.turns import CALLERS
 from attention_patterns.labelling.sources.source import (
@@ -133,7 +133,7 @@ class ModelSource(Source):
             return _load(unit.items[0], self.revision, self.device, self.dtype, self.truncate)
 
     def measured(
-        self, unit: Unit, classifier: ImageClassifier, *, most_bytes: int
+        self, unit: Unit, classifier: Classifier, *, most_bytes: int
     ) -> Iterator[tuple[int, MeasuredInput | FailedInput]]:
         """Runs the model over the texts of a unit. Where it cannot be loaded, each of them has failed.
 

@@ -1,0 +1,257 @@
+"""The classifier: the ways in, and the one road on which all of them end."""
+
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from attention_patterns.attention_map import AttentionMaps, DataType, Declaration, read_attention, read_declaration
+from attention_patterns.classification import Classification, MeasuredMaps, NetAnswer, Prediction, with_doubts
+from attention_patterns.errors import AbandonedError, InvalidDeclarationError, ShapeError
+from attention_patterns.measures import attention_to, evidence
+from attention_patterns.outputs import Tokenizer, inputs_of
+from attention_patterns.rendering import Survey, find_causal, survey
+
+CHUNK = 36  # maps rendered and classified at a time: few enough to share out, enough to pay
+_Done = TypeVar("_Done")
+
+
+@dataclass(frozen=True)
+class Oversight:
+    """How a caller follows a call and ends it; several threads call these functions at once.
+
+    Attributes:
+        wanted: Asked before each chunk of maps; once it answers False the call raises AbandonedError.
+        spent: Receives a stage, "render" or "classify", and the seconds that a chunk took in it.
+        seen: Receives the images of a chunk and the net's answer to them.
+    """
+
+    wanted: Callable[[], bool] = lambda: True
+    spent: Callable[[str, float], None] = lambda _stage, _seconds: None
+    seen: Callable[[NDArray[np.uint8], NetAnswer], None] = lambda _images, _answer: None
+
+
+UNWATCHED = Oversight()
+
+
+class _Caller(threading.local):
+    alone = False
+
+
+class Classifier(ABC):
+    """Renders and measures maps in this process, and has a net read the images. Safe to share between threads.
+
+    Every way in ends in ``classify_read``, so that no two can answer differently. A subclass says where the net runs:
+    it has ``image_size`` and ``classify_images``.
+    """
+
+    def __init__(self, *, threads: int | None = None) -> None:
+        """Uses ``threads`` cores, all by default."""
+        self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), thread_name_prefix="classify")
+        self._caller = _Caller()
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Pixels per side of the images that the net reads."""
+
+    @abstractmethod
+    def classify_images(self, images: NDArray[np.uint8], oversight: Oversight = UNWATCHED) -> NetAnswer:
+        """Has the net read images uint8 [n, 3, size, size], as ``rendering.render`` makes them.
+
+        Raises:
+            AbandonedError: The caller does not want the answer any more.
+        """
+
+    def classify(
+        self,
+        attention: ArrayLike,
+        *,
+        tokens: Sequence[str] | None = None,
+        token_groups: Mapping[str, Iterable[int]] | None = None,
+        segments: ArrayLike | None = None,
+        valid_length: int | None = None,
+        mask: ArrayLike | None = None,
+        causal: bool | None = None,
+        data_type: str | None = None,
+    ) -> Classification:
+        """Classifies all maps of one input and measures their attention to groups of tokens.
+
+        Positions and lengths refer to the matrix as sent; ``tokens`` and ``segments`` may also leave the padding out.
+
+        Args:
+            attention: [L, L], [heads, L, L] or [layers, heads, L, L]: row = query, column = key, rows sum to 1;
+                float32, float16, float64, or bfloat16 bits in uint16. numpy, or anything with ``__array__``.
+            tokens: Tokens as strings; special tokens are found among them by name, one group for each.
+            token_groups: Name -> positions, for any other group.
+            segments: Lengths that sum to L, or one id per token. One segment never gets the answer Block.
+            valid_length: Number of tokens before right-hand padding; the rest is cropped.
+            mask: [L] of 0 (padding) and 1, for padding anywhere; instead of ``valid_length``.
+            causal: True, False, or None to find it layer by layer: no head has anything above the diagonal.
+            data_type: "bfloat16" when ``attention`` is uint16 holding its bits.
+
+        Raises:
+            InvalidAttentionError: The array is not a self-attention map; subclasses say why.
+            InvalidDeclarationError: A declaration does not fit it; subclasses say which.
+        """
+        maps = read_attention(attention, data_type)
+        declaration = read_declaration(
+            maps.length,
+            tokens=tokens,
+            token_groups=token_groups,
+            segments=segments,
+            valid_length=valid_length,
+            mask=mask,
+            causal=causal,
+        )
+        return with_doubts(self.classify_read(maps, declaration))
+
+    def classify_maps(
+        self,
+        maps: Iterable[ArrayLike],
+        *,
+        segments: Sequence[ArrayLike | None] | None = None,
+        data_type: str | None = None,
+    ) -> list[Prediction]:
+        """Classifies square maps [L, L] of any sizes; those of one size are classified together.
+
+        Args:
+            maps: Maps, each as ``classify`` takes it.
+            segments: Segments of each map, or None.
+            data_type: "bfloat16" when the maps are uint16 holding its bits.
+
+        Raises:
+            InvalidAttentionError, InvalidDeclarationError: For the first map concerned, by its index.
+        """
+        read = [read_attention(each, data_type) for each in maps]
+        if segments is not None and len(segments) != len(read):
+            raise InvalidDeclarationError(f"{len(segments)} segments are declared for {len(read)} maps")
+        groups: dict[tuple[int, DataType, tuple[int, ...] | None], list[int]] = defaultdict(list)
+        for index, each in enumerate(read):
+            if each.leading:
+                raise ShapeError(
+                    f"maps[{index}] has shape {[*each.leading, each.length, each.length]}, expected [L, L]"
+                )
+            declared = segments[index] if segments is not None else None
+            key = None if declared is None else tuple(np.asarray(declared).ravel().tolist())
+            groups[each.length, each.data_type, key].append(index)
+        predictions: dict[int, Prediction] = {}
+        for (length, stored, declared_segments), indices in groups.items():
+            together = AttentionMaps(
+                values=np.concatenate([read[i].values for i in indices]),
+                data_type=stored,
+                names=("map",),
+                axes=(indices,),
+            )
+            result = self.classify_read(together, read_declaration(length, segments=declared_segments))
+            predictions |= {index: Prediction.of_map(result, n) for n, index in enumerate(indices)}
+        return [predictions[index] for index in range(len(read))]
+
+    def classify_outputs(
+        self, outputs: object, encoding: Mapping[str, Any], tokenizer: Tokenizer
+    ) -> list[Classification]:
+        """Classifies the outputs of a Hugging Face model: one result for each text of the batch.
+
+        Args:
+            outputs: Of a model loaded with ``attn_implementation="eager"`` and called with ``output_attentions=True``;
+                of an encoder-decoder, the encoder's self-attention is taken.
+            encoding: Result of the tokenizer; it holds the padding and, for pairs, the segments.
+            tokenizer: Names the tokens.
+
+        Raises:
+            InvalidAttentionError: The outputs hold no attention, or not that of ``encoding``.
+        """
+        return [
+            self.classify(
+                each.attention, tokens=each.tokens, segments=each.segments, mask=each.mask, data_type=each.data_type
+            )
+            for each in inputs_of(outputs, encoding, tokenizer)
+        ]
+
+    def classify_read(
+        self, maps: AttentionMaps, declaration: Declaration, oversight: Oversight = UNWATCHED
+    ) -> Classification:
+        """Classifies maps that were read and declared.
+
+        Raises:
+            InvalidAttentionError: A map is not a self-attention map; subclasses say why.
+            AbandonedError: The caller does not want the answer any more.
+        """
+        return self.classify_measured([self.measure_read(maps, declaration, oversight)], oversight)[0]
+
+    def measure_read(
+        self, maps: AttentionMaps, declaration: Declaration, oversight: Oversight = UNWATCHED
+    ) -> MeasuredMaps:
+        """Renders and measures maps, which may be dropped afterwards.
+
+        Raises:
+            InvalidAttentionError: A map is not a self-attention map; subclasses say why.
+            AbandonedError: The caller does not want the answer any more.
+        """
+        causal, size = find_causal(maps, declaration, map if self._caller.alone else self._pool.map), self.image_size
+
+        def look(begin: int, end: int) -> Survey:
+            started = time.perf_counter()
+            seen = survey(maps, declaration, causal, image_size=size, begin=begin, end=end)
+            oversight.spent("render", time.perf_counter() - started)
+            return seen
+
+        seen = Survey.joined(self._in_chunks(len(maps.values), look, oversight))
+        return MeasuredMaps(
+            images=seen.images,
+            causal=seen.causal.reshape(maps.leading),
+            evidence=evidence(maps, declaration, seen),
+            attention_to=MappingProxyType(
+                {group.name: attention_to(maps, declaration, seen, group) for group in declaration.groups}
+            ),
+            declaration=declaration,
+        )
+
+    def classify_measured(
+        self, inputs: Sequence[MeasuredMaps], oversight: Oversight = UNWATCHED
+    ) -> list[Classification]:
+        """Classifies inputs whose maps were measured; the net reads the images of all of them together.
+
+        Raises:
+            AbandonedError: The caller does not want the answer any more.
+        """
+        images = inputs[0].images if len(inputs) == 1 else np.concatenate([measured.images for measured in inputs])
+        answer = self.classify_images(images, oversight)
+        ends = np.cumsum([len(measured.images) for measured in inputs])[:-1]
+        return [
+            measured.classified(replace(answer, probabilities=probabilities))
+            for measured, probabilities in zip(inputs, np.split(answer.probabilities, ends), strict=True)
+        ]
+
+    @contextmanager
+    def on_this_thread(self) -> Iterator[None]:
+        """Has the calling thread work alone inside, which is faster where all cores have callers."""
+        before, self._caller.alone = self._caller.alone, True
+        try:
+            yield
+        finally:
+            self._caller.alone = before
+
+    def _in_chunks(self, count: int, work: Callable[[int, int], _Done], oversight: Oversight) -> list[_Done]:
+        """Works on maps ``begin`` to ``end - 1`` of each chunk, side by side on the cores."""
+
+        def work_if_wanted(begin: int, end: int) -> _Done:
+            if not oversight.wanted():
+                raise AbandonedError("the call was cancelled or its deadline is over")
+            return work(begin, end)
+
+        bounds = list(pairwise([*range(0, count, CHUNK), count]))
+        if len(bounds) == 1 or self._caller.alone:  # the calling thread waits anyway
+            return [work_if_wanted(*chunk) for chunk in bounds]
+        return list(self._pool.map(work_if_wanted, *zip(*bounds, strict=True)))
