@@ -190,11 +190,12 @@ def answer_codes(probabilities: NDArray[np.float32], *, one_segment: bool | NDAr
         probabilities: float32 [maps, 5], answer of the net.
         one_segment: Whether the input was declared to be one segment; for all maps, or bool [maps].
     """
-    if not np.any(one_segment):
-        return np.argmax(probabilities, axis=1)
-    allowed = probabilities.copy()
-    allowed[:, _BLOCK] = np.where(one_segment, -1.0, allowed[:, _BLOCK])
-    return np.argmax(allowed, axis=1)
+    allowed = probabilities
+    if np.any(one_segment):
+        allowed = probabilities.copy()
+        allowed[:, _BLOCK] = np.where(one_segment, -1.0, allowed[:, _BLOCK])
+    codes: NDArray[np.intp] = allowed.argmax(axis=1)
+    return codes
 
 
 def with_doubts(result: Classification) -> Classification:
