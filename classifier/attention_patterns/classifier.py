@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from attention_patterns.attention_map import AttentionMaps, DataType, Declaration, read_attention, read_declaration
 from attention_patterns.classification import Classification, MeasuredMaps, NetAnswer, Prediction, with_doubts
 from attention_patterns.errors import AbandonedError, InvalidDeclarationError, ShapeError
-from attention_patterns.measures import attention_to, evidence
+from attention_patterns.measures import SurveyedMaps, attention_to, evidence
 from attention_patterns.outputs import Tokenizer, inputs_of
 from attention_patterns.rendering import Survey, find_causal, survey
 
@@ -208,13 +208,12 @@ class Classifier(ABC):
             return seen
 
         seen = Survey.joined(self._in_chunks(len(maps.values), look, oversight))
+        surveyed = SurveyedMaps(maps, declaration, seen)
         return MeasuredMaps(
             images=seen.images,
             causal=seen.causal.reshape(maps.leading),
-            evidence=evidence(maps, declaration, seen),
-            attention_to=MappingProxyType(
-                {group.name: attention_to(maps, declaration, seen, group) for group in declaration.groups}
-            ),
+            evidence=evidence(surveyed),
+            attention_to=MappingProxyType({group.name: attention_to(surveyed, group) for group in declaration.groups}),
             declaration=declaration,
         )
 

@@ -21,6 +21,17 @@ from numba.extending import intrinsic, overload
 
 FLOAT, FLOAT16, BFLOAT16 = 0, 1, 2  # how the bits of a value are read; FLOAT: float32 or float64 as they are
 OK = -1  # no row of the map is bad
+MEASURES = np.dtype(  # of one map: masses as fractions of all attention, mean row entropy in nats, offset in tokens
+    [
+        ("visible_mass", np.float64),
+        ("stripe_mass", np.float64),
+        ("line_mass", np.float64),
+        ("stripe_or_line_mass", np.float64),
+        ("segment_mass", np.float64),
+        ("row_entropy", np.float64),
+        ("line_offset", np.int64),  # key minus query position of the heaviest line, 0 where there is none
+    ]
+)
 _GROUP = 4  # rows read before their visible cells are added to the sums by column and diagonal
 _MARGIN = 16  # empty cells on both sides of a buffered row: a cache line of float32
 _AHEAD = 3  # rows asked for before they are needed: the processor does not look ahead past a page by itself
@@ -410,8 +421,7 @@ def survey(
         bad_rows: int64 [maps], written: the first row that is negative, not finite or does not sum to 1, or OK.
         column_sums: float64 [maps, length], zero, added to.
         stripes: bool [maps, length], written.
-        measures: float64 [maps, 7], written: visible, stripe, line, stripe-or-line and segment mass as fractions of
-            all attention, mean row entropy in nats, offset of the heaviest line (0 where there is none).
+        measures: MEASURES [maps], written.
         like: of the type that is calculated in: float64 for float64 values, float32 for all others.
     """
     length = column_sums.shape[1]
@@ -477,5 +487,11 @@ def survey(
             is_line,
             stripes[n],
         )
-        measures[n, :6] = np.array([seen, *elements[:3], inside, entropy]) / length
-        measures[n, 6] = elements[3]
+        in_stripes, in_lines, in_either, offset = elements
+        measures[n].visible_mass = seen / length
+        measures[n].stripe_mass = in_stripes / length
+        measures[n].line_mass = in_lines / length
+        measures[n].stripe_or_line_mass = in_either / length
+        measures[n].segment_mass = inside / length
+        measures[n].row_entropy = entropy / length
+        measures[n].line_offset = offset

@@ -1,110 +1,284 @@
-"""Measures of a head, independent of the net."""
+"""The measures of a head, independent of the net; each is declared once, as a field of ``Evidence`` or ``AttentionTo``.
 
-from dataclasses import dataclass
+Contract, Open Inference, tables, report and baselines take the names, their order, units and types from these fields
+(``declared``): a new measure is one more field here and, on the wire, one more field of the contract.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from textwrap import fill
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from attention_patterns.attention_map import AttentionMaps, Declaration, TokenGroup, decode
 from attention_patterns.rendering import Survey
 
+_Class = TypeVar("_Class", bound=type)
+_CLARK, _KOVALEVA = "Clark et al. 2019, section {}", "Kovaleva et al. 2019, section {}"
+
 
 @dataclass(frozen=True)
-class AttentionTo:
-    """How much attention each head pays to a group of tokens S.
-
-    All arrays have the shape of the leading axes, float32, values 0 to 1; every query row weighs the same. The
-    literature calls several of these "attention to [SEP]"; they differ.
+class Measure:
+    """The declaration of a measure.
 
     Attributes:
-        positions: S, positions in the matrix as sent, int64.
-        share: mean over query rows of the attention summed over S (Clark et al. 2019, section 3.2).
-        max_token_share: the largest column mean in S: the mean attention to its most attended token (Kovaleva et al.
-            2019, section 4.4, as computed in the authors' notebook). Equals ``share`` when S is one token.
-        baseline: ``share`` of a head that attends evenly: |S| / L, or for a causal head even over the reachable keys.
-        share_from_outside: ``share`` over the query rows that are not in S; NaN when there are none.
-        share_from_inside: ``share`` over the query rows in S.
+        compute: Measures maps: from a ``SurveyedMaps`` for evidence, from a ``GroupSums`` for attention to a group;
+            returns [maps] or [maps, L as sent], or None where the input does not have it.
+        formula: Definition, a noun phrase.
+        label: Short name for people; in tables and messages it is the field's name.
+        unit: "share" of attention, 0 to 1; "nats"; "tokens"; or "flag".
+        source: Paper and section; "annotation guide" for the elements of a pattern.
+        dtype: Type of the values.
+        per_token: Whether each map has a value for each token instead of one.
+        needs: Declaration without which inputs do not have it: "" or "segments".
+        given: Measure without which, where it is 0, this one means nothing; "" for none.
+        of_heads: Whether a head's mean over inputs is reported.
+    """
+
+    compute: Callable[[Any], NDArray[Any] | None]
+    formula: str
+    label: str
+    unit: str = "share"
+    source: str = "annotation guide"
+    dtype: DTypeLike = np.float32
+    per_token: bool = False
+    needs: str = ""
+    given: str = ""
+    of_heads: bool = True
+
+
+@dataclass(frozen=True)
+class SurveyedMaps:
+    """Maps, their declaration, and the results of the pass over them."""
+
+    maps: AttentionMaps
+    declaration: Declaration
+    survey: Survey
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Returns a measure of the kernel, [maps]."""
+        values: NDArray[Any] = self.survey.measures[name]
+        return values
+
+    def segment_mass(self) -> NDArray[Any] | None:
+        """Returns the attention within segments, float64 [maps]; None where they were not declared."""
+        return None if self.declaration.segments is None else self.column("segment_mass")
+
+    def stripes(self) -> NDArray[np.bool_]:
+        """Returns which tokens of the matrix as sent are stripes, bool [maps, L]."""
+        stripes = np.zeros((len(self.survey.stripes), self.maps.length), np.bool_)
+        stripes[:, self.declaration.kept] = self.survey.stripes
+        return stripes
+
+
+@dataclass(frozen=True)
+class GroupSums:
+    """The sums of attention to a group of tokens S that its measures are made of."""
+
+    surveyed: SurveyedMaps
+    group: TokenGroup
+
+    @property
+    def length(self) -> int:
+        """The number of kept tokens."""
+        return self.surveyed.declaration.length
+
+    @property
+    def size(self) -> int:
+        """The number of tokens in S."""
+        return len(self.group.positions)
+
+    @cached_property
+    def sent(self) -> NDArray[np.int64]:
+        """Positions of S in the matrix as sent, int64."""
+        return self.surveyed.declaration.kept[self.group.positions]
+
+    @cached_property
+    def received(self) -> NDArray[np.float64]:
+        """Attention that each token of S receives from all query rows, float64 [maps, tokens of S]."""
+        return self.surveyed.survey.column_sums[:, self.group.positions]
+
+    @cached_property
+    def total(self) -> NDArray[np.float64]:
+        """Attention that S receives, float64 [maps]."""
+        total: NDArray[np.float64] = self.received.sum(axis=1)
+        return total
+
+    @cached_property
+    def from_inside(self) -> NDArray[np.float64]:
+        """Attention that S receives from its own query rows, float64 [maps]."""
+        maps, sent = self.surveyed.maps, self.sent
+        inside: NDArray[np.float64] = decode(maps.values[:, sent[:, None], sent[None, :]], maps.data_type).sum((1, 2))
+        return inside
+
+    def share_from_outside(self) -> NDArray[np.float64]:
+        """Returns the share over the query rows outside S, float64 [maps]; NaN where there are none."""
+        outside = self.length - self.size
+        return (self.total - self.from_inside) / outside if outside else np.full(len(self.total), np.nan)
+
+    def baseline(self) -> NDArray[np.float64]:
+        """Returns the share of a head that attends evenly, float64 [maps]."""
+        length, positions = self.length, self.group.positions
+        reachable = np.searchsorted(positions, np.arange(length), side="right")  # tokens of S among keys 0 to i
+        causal = (reachable / np.arange(1, length + 1)).mean()
+        return np.where(self.surveyed.survey.causal, causal, self.size / length)
+
+
+def _measure(compute: Callable[[Any], NDArray[Any] | None], formula: str, label: str, **details: Any) -> Any:
+    return field(metadata={"measure": Measure(compute, formula, label, **details)})
+
+
+def _column(name: str, formula: str, label: str, **details: Any) -> Any:
+    return _measure(lambda surveyed: surveyed.column(name), formula, label, **details)
+
+
+def declared(result: type) -> dict[str, Measure]:
+    """Returns the measures that ``Evidence`` or ``AttentionTo`` declares, by name and in their order."""
+    return {one.name: one.metadata["measure"] for one in fields(result) if "measure" in one.metadata}
+
+
+def _described(result: _Class) -> _Class:
+    """Adds the measures to the docstring of the class that declares them."""
+    for name, measure in declared(result).items():
+        unit = "" if measure.unit in ("share", "flag") else f", {measure.unit}"
+        source = "" if measure.source == "annotation guide" else f" ({measure.source})"
+        text = f"{name}: {np.dtype(measure.dtype).name}{unit}. {measure.formula}{source}."
+        result.__doc__ = f"{result.__doc__}\n" + fill(text, 116, initial_indent=" " * 8, subsequent_indent=" " * 12)
+    return result
+
+
+@_described
+@dataclass(frozen=True)
+class AttentionTo:
+    """The attention that each head pays to a group of tokens S.
+
+    All arrays have the shape of the leading axes, values 0 to 1; every query row weighs the same. The literature calls
+    several of these "attention to [SEP]"; they differ.
+
+    Attributes:
+        positions: Positions of S in the matrix as sent, int64.
     """
 
     positions: NDArray[np.int64]
-    share: NDArray[np.float32]
-    max_token_share: NDArray[np.float32]
-    baseline: NDArray[np.float32]
-    share_from_outside: NDArray[np.float32]
-    share_from_inside: NDArray[np.float32]
+    share: NDArray[np.float32] = _measure(
+        lambda sums: sums.total / sums.length,
+        "Mean over query rows of the attention summed over S",
+        "share",
+        source=_CLARK.format("3.2"),
+    )
+    max_token_share: NDArray[np.float32] = _measure(
+        lambda sums: sums.received.max(axis=1) / sums.length,
+        "The largest column mean in S: the mean attention to its most attended token, as computed in the authors' "
+        "notebook; equals ``share`` when S is one token",
+        "most attended token",
+        source=_KOVALEVA.format("4.4"),
+    )
+    baseline: NDArray[np.float32] = _measure(
+        GroupSums.baseline,
+        "``share`` of a head that attends evenly: |S| / L, or for a causal head even over the reachable keys",
+        "by chance",
+        source="",
+    )
+    share_from_outside: NDArray[np.float32] = _measure(
+        GroupSums.share_from_outside,
+        "``share`` over the query rows that are not in S; NaN when there are none",
+        "from other tokens",
+        source=_CLARK.format("3.2"),
+        of_heads=False,
+    )
+    share_from_inside: NDArray[np.float32] = _measure(
+        lambda sums: sums.from_inside / sums.size,
+        "``share`` over the query rows in S",
+        "from the group itself",
+        source=_CLARK.format("3.2"),
+        of_heads=False,
+    )
 
 
+@_described
 @dataclass(frozen=True)
 class Evidence:
-    """What the annotation guide's elements hold, measured from the matrix with fixed thresholds.
+    """The elements of the annotation guide, measured from the matrix with fixed thresholds.
 
     Visible attention is the attention in cells of at least 2.5 / L. All masses are fractions of all attention, 0 to 1.
-    Arrays have the shape of the leading axes, and float32 unless said otherwise.
+    Arrays have the shape of the leading axes.
 
     Attributes:
-        visible_mass: mass of the visible cells.
-        stripe_mass: visible mass in stripes: columns visible in at least half of the rows that can reach them (in a
-            causal map, of columns that at least a quarter of the rows can reach).
-        stripes: which columns are stripes, bool, leading axes + [L as sent]; False in padding.
-        line_mass: visible mass in lines: runs of at most max(5, L / 10) neighbouring diagonals, each visible in at
-            least half of its cells outside the stripes; diagonals of fewer than L / 4 such cells are not counted.
-        line_offset: key minus query position of the heaviest diagonal in a line (-1: the previous token), int32; 0 and
-            meaningless where ``line_mass`` is 0.
-        stripe_or_line_mass: visible mass in stripes or lines, common cells counted once.
-        segment_mass: mean attention of a token to its own segment; None when segments were not declared.
-        row_entropy: mean entropy of the query rows, nats, 0 to ln L, error under 1e-5 (Clark et al. 2019, section 3.3;
-            Ghader and Monz 2017).
     """
 
-    visible_mass: NDArray[np.float32]
-    stripe_mass: NDArray[np.float32]
-    stripes: NDArray[np.bool_]
-    line_mass: NDArray[np.float32]
-    line_offset: NDArray[np.int32]
-    stripe_or_line_mass: NDArray[np.float32]
-    segment_mass: NDArray[np.float32] | None
-    row_entropy: NDArray[np.float32]
-
-
-def evidence(maps: AttentionMaps, declaration: Declaration, survey: Survey) -> Evidence:
-    """Names the kernel's measures and gives them the shape of the leading axes."""
-    visible, stripe, line, either, segment, entropy, offset = (
-        survey.measures[:, k].reshape(maps.leading) for k in range(survey.measures.shape[1])
+    visible_mass: NDArray[np.float32] = _column("visible_mass", "Mass of the visible cells", "visible")
+    stripe_mass: NDArray[np.float32] = _column(
+        "stripe_mass",
+        "Visible mass in stripes: columns visible in at least half of the rows that can reach them (in a causal map, "
+        "of columns that at least a quarter of the rows can reach)",
+        "stripes",
     )
-    stripes = np.zeros((len(survey.stripes), maps.length), np.bool_)
-    stripes[:, declaration.kept] = survey.stripes
-    return Evidence(
-        visible_mass=visible.astype(np.float32),
-        stripe_mass=stripe.astype(np.float32),
-        stripes=stripes.reshape(*maps.leading, maps.length),
-        line_mass=line.astype(np.float32),
-        line_offset=offset.astype(np.int32),
-        stripe_or_line_mass=either.astype(np.float32),
-        segment_mass=None if declaration.segments is None else segment.astype(np.float32),
-        row_entropy=entropy.astype(np.float32),
+    line_mass: NDArray[np.float32] = _column(
+        "line_mass",
+        "Visible mass in lines: runs of at most max(5, L / 10) neighbouring diagonals, each visible in at least half "
+        "of its cells outside the stripes; diagonals of fewer than L / 4 such cells are not counted",
+        "lines",
+    )
+    stripe_or_line_mass: NDArray[np.float32] = _column(
+        "stripe_or_line_mass", "Visible mass in stripes or lines, common cells counted once", "stripes or lines"
+    )
+    segment_mass: NDArray[np.float32] | None = _measure(
+        SurveyedMaps.segment_mass,
+        "Mean attention of a token to its own segment; None when segments were not declared",
+        "own segment",
+        needs="segments",
+    )
+    row_entropy: NDArray[np.float32] = _column(
+        "row_entropy",
+        "Mean entropy of the query rows, 0 to ln L, error under 1e-5",
+        "row entropy",
+        unit="nats",
+        source=f"{_CLARK.format('3.3')}; Ghader and Monz 2017",
+    )
+    stripes: NDArray[np.bool_] = _measure(
+        SurveyedMaps.stripes,
+        "Which columns are stripes, leading axes + [L as sent]; False in padding",
+        "stripes at",
+        unit="flag",
+        dtype=np.bool_,
+        per_token=True,
+        of_heads=False,
+    )
+    line_offset: NDArray[np.int32] = _column(
+        "line_offset",
+        "Key minus query position of the heaviest diagonal in a line (-1: the previous token); 0 and meaningless "
+        "where ``line_mass`` is 0",
+        "line offset",
+        unit="tokens",
+        dtype=np.int32,
+        given="line_mass",
+        of_heads=False,
     )
 
 
-def attention_to(maps: AttentionMaps, declaration: Declaration, survey: Survey, group: TokenGroup) -> AttentionTo:
-    """Measures the attention to one group of tokens."""
-    length, positions = declaration.length, group.positions
-    sent = declaration.kept[positions]
-    received = survey.column_sums[:, positions]  # [maps, |S|]
-    total = received.sum(axis=1)
-    from_inside = decode(maps.values[:, sent[:, None], sent[None, :]], maps.data_type).sum(axis=(1, 2))
-    outside = length - len(positions)
-    from_outside = (total - from_inside) / outside if outside else np.full(len(total), np.nan)
-    reachable = np.searchsorted(positions, np.arange(length), side="right")  # |S| among keys 0 to i
-    causal_baseline = (reachable / np.arange(1, length + 1)).mean()
+EVIDENCE: Mapping[str, Measure] = declared(Evidence)
+GROUP_MEASURES: Mapping[str, Measure] = declared(AttentionTo)
 
-    def shaped(values: NDArray[np.float64]) -> NDArray[np.float32]:
-        return values.reshape(maps.leading).astype(np.float32)
 
-    return AttentionTo(
-        positions=sent,
-        share=shaped(total / length),
-        max_token_share=shaped(received.max(axis=1) / length),
-        baseline=shaped(np.where(survey.causal, causal_baseline, len(positions) / length)),
-        share_from_outside=shaped(from_outside),
-        share_from_inside=shaped(from_inside / len(positions)),
-    )
+def evidence(surveyed: SurveyedMaps) -> Evidence:
+    """Measures the elements of maps; the arrays have the maps' leading axes."""
+    return Evidence(**_computed(EVIDENCE, surveyed, surveyed.maps.leading))
+
+
+def attention_to(surveyed: SurveyedMaps, group: TokenGroup) -> AttentionTo:
+    """Measures the attention of maps to one group of tokens; the arrays have the maps' leading axes."""
+    sums = GroupSums(surveyed, group)
+    return AttentionTo(sums.sent, **_computed(GROUP_MEASURES, sums, surveyed.maps.leading))
+
+
+def _computed(
+    measures: Mapping[str, Measure], source: SurveyedMaps | GroupSums, leading: tuple[int, ...]
+) -> dict[str, Any]:
+    values = {name: (measure, measure.compute(source)) for name, measure in measures.items()}
+    return {
+        name: None if array is None else array.reshape((*leading, *array.shape[1:])).astype(measure.dtype)
+        for name, (measure, array) in values.items()
+    }

@@ -51,14 +51,14 @@ class Survey:
         column_sums: float64 [maps, length], attention received by each kept token, summed over query rows.
         causal: bool [maps].
         stripes: bool [maps, length].
-        measures: float64 [maps, 7], see ``kernel.survey``.
+        measures: Measures of the kernel by name, ``kernel.MEASURES`` [maps].
     """
 
     images: NDArray[np.uint8]
     column_sums: NDArray[np.float64]
     causal: NDArray[np.bool_]
     stripes: NDArray[np.bool_]
-    measures: NDArray[np.float64]
+    measures: NDArray[Any]
 
     @classmethod
     def joined(cls, parts: Sequence["Survey"]) -> "Survey":
@@ -133,7 +133,7 @@ def survey(
         column_sums=np.zeros((count, length)),
         causal=causal[begin:end],
         stripes=np.empty((count, length), np.bool_),
-        measures=np.empty((count, 7)),
+        measures=np.empty(count, kernel.MEASURES),
     )
     bad_rows = np.empty(count, np.int64)
     kernel.survey(

@@ -1,14 +1,13 @@
 """All translation between messages and the library's types, in pairs: one writes what the other reads."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from google.protobuf.message import Message
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from attention_patterns.attention_map import (
     MOST_AXES,
@@ -32,12 +31,20 @@ from attention_patterns.errors import (
     TokenGroupsError,
     VersionError,
 )
-from attention_patterns.measures import AttentionTo, Evidence
 from attention_patterns.patterns import PATTERN_NAMES, PATTERNS
 from attention_patterns.rendering import CHANNELS, RENDERING_VERSION
 from attention_patterns.special_tokens import is_special
 from attention_patterns_service.contract.chunks import picked
 from attention_patterns_service.contract.errors import Failure
+from attention_patterns_service.contract.measure_messages import (
+    flat,
+    read_attention_to,
+    read_column,
+    read_evidence,
+    write_attention_to,
+    write_evidence,
+    write_rows,
+)
 from attention_patterns_service.contract.wire import DECLARATIONS, Parcel, Route
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 
@@ -65,9 +72,6 @@ _CAUSAL: dict[int, bool | None] = {
 _CAUSALITIES = {causal: pb.Causality.Name(number) for number, causal in _CAUSAL.items()}
 _PATTERN_OF = {pb.Pattern.Value(f"PATTERN_{pattern.name}"): pattern for pattern in PATTERNS}
 _NUMBER_OF = {str(pattern): number for number, pattern in _PATTERN_OF.items()}
-_MASSES = ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "row_entropy")
-_RATIOS = ("share", "max_token_share", "baseline", "share_from_outside", "share_from_inside")
-_Message = TypeVar("_Message", bound=Message)
 
 
 def declared_request(declaration: Declaration, *, length: int) -> pb.ClassifyHeadsRequest:
@@ -218,13 +222,13 @@ def response_of(
     groups = result.attention_to
     columns = {
         **dict(zip(maps.names, zip(*product(*maps.axes), strict=True), strict=False)),  # a lone map has no axes
-        "pattern": [_NUMBER_OF[name] for name in _flat(result.patterns)],
+        "pattern": [_NUMBER_OF[name] for name in flat(result.patterns)],
         "probabilities": result.probabilities.reshape(-1, len(PATTERNS)).tolist(),
-        **{name: _flat(getattr(result, name)) for name in ("margin", "uncertain", "overruled", "causal")},
-        "evidence": _evidence_messages(result.evidence, maps.length),
+        **{name: flat(getattr(result, name)) for name in ("margin", "uncertain", "overruled", "causal")},
+        "evidence": write_evidence(result.evidence, maps.length),
     }
     if groups:
-        columns["attention_to"] = list(zip(*map(_attention_to_messages, groups, groups.values()), strict=True))
+        columns["attention_to"] = list(zip(*map(write_attention_to, groups, groups.values()), strict=True))
     return pb.ClassifyHeadsResponse(
         request_id=request_id,
         model_name=bundle.name,
@@ -235,7 +239,7 @@ def response_of(
         length=result.length,
         too_short=result.too_short,
         groups=[pb.TokenGroupPositions(name=n, positions=group.positions.tolist()) for n, group in groups.items()],
-        heads=_messages(pb.HeadResult, columns),
+        heads=write_rows(pb.HeadResult, columns),
     )
 
 
@@ -261,14 +265,14 @@ def classification_of(
     return Classification(
         patterns=np.array([_PATTERN_OF[head.pattern] for head in heads], PATTERN_NAMES.dtype).reshape(leading),
         probabilities=np.array([list(head.probabilities) for head in heads], np.float32).reshape(*leading, -1),
-        margin=_column(heads, "margin", leading),
-        uncertain=_column(heads, "uncertain", leading, np.bool_),
-        overruled=_column(heads, "overruled", leading, np.bool_),
-        causal=_column(heads, "causal", leading, np.bool_),
-        evidence=_evidence_of([head.evidence for head in heads], leading=leading, length=length),
+        margin=read_column(heads, "margin", leading),
+        uncertain=read_column(heads, "uncertain", leading, np.bool_),
+        overruled=read_column(heads, "overruled", leading, np.bool_),
+        causal=read_column(heads, "causal", leading, np.bool_),
+        evidence=read_evidence([head.evidence for head in heads], leading=leading, length=length),
         attention_to=MappingProxyType(
             {
-                group.name: _attention_to_of(group, [head.attention_to[number] for head in heads], leading)
+                group.name: read_attention_to(group, [head.attention_to[number] for head in heads], leading)
                 for number, group in enumerate(first.groups)
             }
         ),
@@ -277,56 +281,6 @@ def classification_of(
         model=f"{first.model_name} {first.model_version}",
         warnings=tuple(first.warnings),
     )
-
-
-def _evidence_messages(evidence: Evidence, length: int) -> list[pb.Evidence]:
-    columns = {name: _flat(getattr(evidence, name)) for name in _MASSES}
-    columns["stripes"] = [np.flatnonzero(row).tolist() for row in evidence.stripes.reshape(-1, length)]
-    offsets = zip(_flat(evidence.line_offset), columns["line_mass"], strict=True)
-    columns["line_offset"] = [offset if mass else None for offset, mass in offsets]
-    if evidence.segment_mass is not None:
-        columns["segment_mass"] = _flat(evidence.segment_mass)
-    return _messages(pb.Evidence, columns)
-
-
-def _evidence_of(messages: Sequence[pb.Evidence], leading: tuple[int, ...], length: int) -> Evidence:
-    stripes = np.zeros((len(messages), length), np.bool_)
-    for row, message in zip(stripes, messages, strict=True):
-        row[list(message.stripes)] = True
-    declared = messages[0].HasField("segment_mass")
-    return Evidence(
-        **{name: _column(messages, name, leading) for name in _MASSES},
-        stripes=stripes.reshape(*leading, length),
-        line_offset=_column(messages, "line_offset", leading, np.int32),
-        segment_mass=_column(messages, "segment_mass", leading) if declared else None,
-    )
-
-
-def _attention_to_messages(name: str, group: AttentionTo) -> list[pb.AttentionTo]:
-    ratios = {ratio: _flat(getattr(group, ratio)) for ratio in _RATIOS}
-    return _messages(pb.AttentionTo, {"group": [name] * group.share.size, **ratios})
-
-
-def _attention_to_of(
-    group: pb.TokenGroupPositions, messages: Sequence[pb.AttentionTo], leading: tuple[int, ...]
-) -> AttentionTo:
-    positions = np.array(group.positions, np.int64)
-    return AttentionTo(positions, **{ratio: _column(messages, ratio, leading) for ratio in _RATIOS})
-
-
-def _flat(values: NDArray[Any]) -> list[Any]:
-    return list(values.ravel().tolist())
-
-
-def _messages(kind: Callable[..., _Message], columns: Mapping[str, Sequence[Any]]) -> list[_Message]:
-    """One message for each entry of the columns, which are named like its fields."""
-    return [kind(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
-
-
-def _column(
-    messages: Iterable[Message], name: str, leading: tuple[int, ...], dtype: DTypeLike = np.float32
-) -> NDArray[Any]:
-    return np.array([getattr(message, name) for message in messages], dtype).reshape(leading)
 
 
 def stream_response_of(

@@ -9,24 +9,15 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import f1_score
 
 from attention_patterns.attention_map import read_attention, read_declaration
+from attention_patterns.measures import EVIDENCE, Measure, SurveyedMaps
 from attention_patterns.patterns import PATTERNS, Pattern
 from attention_patterns.rendering import find_causal, survey
 from attention_patterns_training.labels.dataset import LabelledMaps, segment_lengths
 
-FEATURES = (
-    "visible_mass",
-    "stripe_mass",
-    "line_mass",
-    "stripe_or_line_mass",
-    "segment_mass",
-    "row_entropy",
-    "line_offset",
-    "stripes",
-    "maximum",
-    "length",
-    "causal",
-    "segment_mass_by_chance",
-)  # as in ``Evidence``; entropy over ln L, the maximum in units of 1 / L; segment masses 1 for one segment
+# The evidence first: entropies over ln L, of a measure of each token the number of tokens, segment masses 1 for one
+# segment; the maximum in units of 1 / L.
+FEATURES = (*EVIDENCE, "maximum", "length", "causal", "segment_mass_by_chance")
+_JUDGED = ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "segment_mass")  # by the rule
 
 
 def features(data: LabelledMaps) -> NDArray[np.float64]:
@@ -44,12 +35,18 @@ def _features(attention: NDArray[np.floating], segments: list[int] | None) -> li
     length = maps.length
     declaration = read_declaration(length, segments=segments)
     seen = survey(maps, declaration, find_causal(maps, declaration), image_size=8, begin=0, end=1)
-    visible, stripe, line, either, segment, entropy, offset = seen.measures[0].tolist()
+    surveyed = SurveyedMaps(maps, declaration, seen)
+    evidence = [_feature(measure, surveyed) for measure in EVIDENCE.values()]
     chance = float(np.square(np.array(segments or [length]) / length).sum())
-    return [
-        visible, stripe, line, either, segment if segments else 1.0, entropy / np.log(length), offset,
-        int(seen.stripes.sum()), float(attention.max()) * length, length, bool(seen.causal[0]), chance,
-    ]  # fmt: skip
+    return [*evidence, float(attention.max()) * length, length, bool(seen.causal[0]), chance]
+
+
+def _feature(measure: Measure, surveyed: SurveyedMaps) -> float:
+    values = measure.compute(surveyed)
+    if values is None:  # one segment, to which all attention goes
+        return 1.0
+    scale = np.log(surveyed.declaration.length) if measure.unit == "nats" else 1.0
+    return float(values[0].sum() / scale)
 
 
 @dataclass(frozen=True)
@@ -70,13 +67,14 @@ class Rule:
 
     def answers(self, measured: NDArray[np.float64]) -> NDArray[np.int64]:
         """Indices into ``PATTERNS``, int64 [maps]."""
-        visible, stripe, line, either, segment = measured[:, :5].T
+        visible, stripe, line, either, segment = measured[:, [FEATURES.index(name) for name in _JUDGED]].T
         shown = np.maximum(visible, 1e-9)
         made = (either / shown >= self.covered) & (visible >= self.visible)
         more = np.maximum(stripe + line, 1e-9)
         lines, stripes = line / more >= self.other, stripe / more >= self.other
         pattern = np.where(lines, np.where(stripes, Pattern.VERTICAL_DIAGONAL, Pattern.DIAGONAL), Pattern.VERTICAL)
-        block = (segment - measured[:, 11] >= self.segment) & (measured[:, 11] < 1)
+        chance = measured[:, FEATURES.index("segment_mass_by_chance")]
+        block = (segment - chance >= self.segment) & (chance < 1)
         names = np.where(made, pattern, np.where(block, Pattern.BLOCK, Pattern.HETEROGENEOUS))
         return np.array([PATTERNS.index(Pattern(name)) for name in names])
 

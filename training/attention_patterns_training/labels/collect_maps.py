@@ -163,7 +163,7 @@ def _strata(found: TextAttention) -> NDArray[np.int64]:
         else read_declaration(maps.length)
     )
     seen = survey(maps, declared, find_causal(maps, declared), image_size=64, begin=0, end=len(maps.values))
-    stripe, line, segment = seen.measures[:, 1], seen.measures[:, 2], seen.measures[:, 4]
+    stripe, line, segment = (seen.measures[name] for name in ("stripe_mass", "line_mass", "segment_mass"))
     by_chance = float((np.bincount(found.segments) / maps.length) @ (np.bincount(found.segments) / maps.length))
     squares = found.segments.any() & (segment - by_chance > 0.2) & (stripe < 0.5) & (line < 0.25)
     return np.where(line > 0.2, 1, np.where(squares, 2, 0)).reshape(found.attention.shape[:2])

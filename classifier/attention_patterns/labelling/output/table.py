@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from attention_patterns.classification import Classification
 from attention_patterns.labelling.sources.source import InputName, MeasuredInput
+from attention_patterns.measures import EVIDENCE, GROUP_MEASURES, Evidence, Measure
 from attention_patterns.patterns import PATTERN_NAMES, PATTERNS
 from attention_patterns.rendering import RENDERING_VERSION
 
@@ -26,20 +27,18 @@ _KEY = [
     ("part", _NAME),  # "encoder", "decoder", or null where the source does not tell
     ("model", _NAME),  # the transformer's folder or hub name; null for dumps
 ]
-_ATTENTION_TO = pa.struct(
-    [
-        ("group", pa.string()),
-        ("share", pa.float32()),
-        ("max_token_share", pa.float32()),
-        ("baseline", pa.float32()),
-        ("share_from_outside", pa.float32()),  # null where the group is the whole input
-        ("share_from_inside", pa.float32()),
-    ]
-)
+# Null where a measure is NaN: share_from_outside, where the group is the whole input.
+_ATTENTION_TO = pa.struct([("group", pa.string()), *((name, pa.float32()) for name in GROUP_MEASURES)])
 PATTERN_COLUMNS = tuple(pattern.lower().replace("+", "_") for pattern in PATTERNS)
 PROBABILITIES = tuple(f"probability_{name}" for name in PATTERN_COLUMNS)
-MEASURES = ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "segment_mass", "row_entropy")
-GROUP_MEASURES = ("share", "max_token_share", "baseline")  # that ``heads`` has the means of
+HEAD_MEASURES = tuple(name for name, measure in EVIDENCE.items() if measure.of_heads)  # with their means in ``heads``
+HEAD_GROUP_MEASURES = tuple(name for name, measure in GROUP_MEASURES.items() if measure.of_heads)
+
+
+def _column_type(measure: Measure) -> pa.DataType:
+    """Returns the type of a measure's column; a measure of each token is the list of key positions where it holds."""
+    return pa.list_(pa.int32()) if measure.per_token else pa.from_numpy_dtype(np.dtype(measure.dtype))
+
 
 LABELS = pa.schema(
     [
@@ -55,14 +54,7 @@ LABELS = pa.schema(
         ("overruled", pa.bool_()),
         ("causal", pa.bool_()),
         ("too_short", pa.bool_()),
-        ("visible_mass", pa.float32()),
-        ("stripe_mass", pa.float32()),
-        ("stripes", pa.list_(pa.int32())),  # key positions in the matrix as sent
-        ("line_mass", pa.float32()),
-        ("line_offset", pa.int32()),  # key minus query; null where there is no line
-        ("stripe_or_line_mass", pa.float32()),
-        ("segment_mass", pa.float32()),  # null where segments were not declared
-        ("row_entropy", pa.float32()),  # nats
+        *((name, _column_type(measure)) for name, measure in EVIDENCE.items()),  # null where an input has none
         ("attention_to", pa.list_(_ATTENTION_TO)),  # special tokens in order of appearance
         ("classifier", _NAME),  # "name version" of the net
         ("rendering_version", pa.int16()),
@@ -96,14 +88,16 @@ HEADS = pa.schema(
         *((f"{end}_{name}", pa.float32()) for name in PATTERN_COLUMNS for end in ("share", "low", "high")),  # Wilson's
         ("entropy", pa.float32()),  # of the pattern over inputs, bits
         ("uncertain", pa.float32()),  # share of the inputs
-        *((name, _MEAN) for name in MEASURES),
-        ("attention_to", pa.list_(pa.struct([("group", pa.string()), *((name, _MEAN) for name in GROUP_MEASURES)]))),
+        *((name, _MEAN) for name in HEAD_MEASURES),
+        (
+            "attention_to",
+            pa.list_(pa.struct([("group", pa.string()), *((name, _MEAN) for name in HEAD_GROUP_MEASURES)])),
+        ),
     ]
 )
 
 _KEYS = len(_KEY) + 1  # columns, with the revision, of ``labels`` and ``inputs``
 _OF_THE_ANSWER = ("margin", "uncertain", "overruled", "causal")
-_ALWAYS = ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "row_entropy")  # of the evidence
 
 
 def versioned(schema: pa.Schema, **metadata: int | str) -> pa.Schema:
@@ -121,10 +115,6 @@ def label_rows(inputs: Sequence[Labelled]) -> pa.RecordBatch:
     evidence = [result.evidence for result in results]
     maps = [result.patterns.size for result in results]
     rows = np.repeat(np.arange(len(inputs)), maps)
-    segmented = [
-        np.zeros(n) if found.segment_mass is None else found.segment_mass
-        for found, n in zip(evidence, maps, strict=True)
-    ]
     columns = {
         "layer": _joined([np.repeat(np.asarray(one.layers, np.int32), len(one.heads)) for one in ones]),
         "head": _joined([np.tile(np.asarray(one.heads, np.int32), len(one.layers)) for one in ones]),
@@ -133,16 +123,7 @@ def label_rows(inputs: Sequence[Labelled]) -> pa.RecordBatch:
         **dict(zip(PROBABILITIES, _probabilities(results).T, strict=True)),
         **{name: _joined([getattr(result, name) for result in results]) for name in _OF_THE_ANSWER},
         "too_short": np.array([result.too_short for result in results])[rows],
-        **{name: _joined([getattr(found, name) for found in evidence]) for name in _ALWAYS},
-        "stripes": _positions([found.stripes.reshape(n, -1) for found, n in zip(evidence, maps, strict=True)]),
-        "line_offset": pa.array(
-            _joined([found.line_offset for found in evidence]),
-            mask=_joined([found.line_mass for found in evidence]) == 0,
-        ),
-        "segment_mass": pa.array(
-            _joined(segmented).astype(np.float32),
-            mask=np.array([found.segment_mass is None for found in evidence])[rows],
-        ),
+        **{name: _evidence_column(name, measure, evidence, maps) for name, measure in EVIDENCE.items()},
         "attention_to": _attention_to(results),
         "classifier": _named([result.model for result in results], rows),
         "rendering_version": np.full(len(rows), RENDERING_VERSION, np.int16),
@@ -209,6 +190,18 @@ def _patterns(names: NDArray[np.str_]) -> pa.DictionaryArray:
 
 def _probabilities(results: Sequence[Classification]) -> NDArray[np.float32]:
     return np.concatenate([result.probabilities.reshape(-1, len(PATTERNS)) for result in results])
+
+
+def _evidence_column(name: str, measure: Measure, evidence: Sequence[Evidence], maps: Sequence[int]) -> pa.Array:
+    """Returns a measure of all maps; ``maps`` are the numbers of maps of the inputs."""
+    values = [getattr(each, name) for each in evidence]
+    if measure.per_token:
+        return _positions([flags.reshape(n, -1) for flags, n in zip(values, maps, strict=True)])
+    absent = np.repeat([array is None for array in values], maps)
+    filled = [np.zeros(n, measure.dtype) if array is None else array for array, n in zip(values, maps, strict=True)]
+    if measure.given:
+        absent |= _joined([getattr(each, measure.given) for each in evidence]) == 0
+    return pa.array(_joined(filled), mask=absent)
 
 
 def _positions(flags: Sequence[NDArray[np.bool_]]) -> pa.ListArray:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from attention_patterns.labelling.output.table import GROUP_MEASURES, MEASURES
+from attention_patterns.labelling.output.table import HEAD_GROUP_MEASURES, HEAD_MEASURES
 from attention_patterns.labelling.summary.sums import Floats, Mean, ShareMean, Shares, Sum, counted, entropy, wilson
 from attention_patterns.patterns import PATTERN_NAMES, PATTERNS
 
@@ -79,7 +79,7 @@ def summarise(label_files: Sequence[Path]) -> list[StackSummary]:
     """Sums up the parts of ``labels``, one after the other, so that memory does not grow with their number."""
     stacks: dict[_Key, _Stack] = {}
     for file in label_files:
-        table = pq.read_table(file, columns=[*_COLUMNS, *MEASURES, "attention_to"])
+        table = pq.read_table(file, columns=[*_COLUMNS, *HEAD_MEASURES, "attention_to"])
         for key, rows in _by_stack(table):
             stacks.setdefault(key, _Stack()).add(rows)
     return [stack.summary(key) for key, stack in stacks.items()]
@@ -107,7 +107,7 @@ class _Stack:
         self.inputs, self.tokens = 0, 0
         self.counts, self.uncertain = Sum(), Mean()
         self.layers, self.all = ShareMean(), ShareMean()
-        self.measures = {name: Mean() for name in MEASURES}
+        self.measures = {name: Mean() for name in HEAD_MEASURES}
         self.groups: dict[str, dict[str, Mean]] = {}
 
     def add(self, rows: pa.Table) -> None:
@@ -135,7 +135,7 @@ class _Stack:
         for code, name in enumerate(names.dictionary.to_pylist()):
             places = np.flatnonzero(names.indices.to_numpy() == code)
             cells = layer[of_row[places]], head[of_row[places]]
-            means = self.groups.setdefault(name, {measure: Mean() for measure in GROUP_MEASURES})
+            means = self.groups.setdefault(name, {measure: Mean() for measure in HEAD_GROUP_MEASURES})
             for measure, mean in means.items():
                 mean.add(cells, shape, structs.field(measure).take(pa.array(places)))
 

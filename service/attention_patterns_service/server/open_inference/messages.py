@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from attention_patterns.errors import (
     ShapeError,
     TokensError,
 )
-from attention_patterns.measures import AttentionTo
+from attention_patterns.measures import EVIDENCE, GROUP_MEASURES
 from attention_patterns_service.contract.wire import DECLARATIONS, Parcel, Route
 from attention_patterns_service.pb.inference import open_inference_pb2 as pb
 
@@ -58,8 +58,7 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-_DATATYPES = {"f": "FP32", "b": "BOOL", "i": "INT32", "U": "BYTES"}  # of outputs, by the kind of their dtype
-_RATIOS = tuple(field.name for field in fields(AttentionTo) if field.name != "positions")
+DATATYPES = {"f": "FP32", "b": "BOOL", "i": "INT32", "U": "BYTES"}  # of outputs, by the kind of their dtype
 _GROUP = "attention_to."
 
 
@@ -240,8 +239,9 @@ def _texts(tokens: NDArray[np.object_] | None) -> list[str] | None:
 
 def names_of(declaration: Declaration) -> list[str]:
     """The outputs that a request has for what it declares."""
-    ratios = [f"{_GROUP}{group.name}.{ratio}" for group in declaration.groups for ratio in _RATIOS]
-    return ratios if declaration.segments is None else ["segment_mass", *ratios]
+    ratios = [f"{_GROUP}{group.name}.{ratio}" for group in declaration.groups for ratio in GROUP_MEASURES]
+    segmented = [] if declaration.segments is None else [n for n, measure in EVIDENCE.items() if measure.needs]
+    return [*segmented, *ratios]
 
 
 def output_of(result: Classification, name: str) -> NDArray[Any]:
@@ -285,7 +285,7 @@ def response_of(
         if text:
             response.parameters[name].string_param = text
     for name, values in outputs.items():
-        response.outputs.add(name=name, datatype=_DATATYPES[values.dtype.kind], shape=values.shape)
+        response.outputs.add(name=name, datatype=DATATYPES[values.dtype.kind], shape=values.shape)
         response.raw_output_contents.append(_raw(values))
     return response
 

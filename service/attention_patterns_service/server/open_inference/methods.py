@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ from attention_patterns.errors import (
     TokensError,
     UnknownModelError,
 )
+from attention_patterns.measures import EVIDENCE, Measure
 from attention_patterns.patterns import PATTERNS
 from attention_patterns.rendering import CHANNELS
 from attention_patterns_service.contract.converters import check_request_id
@@ -29,6 +31,7 @@ from attention_patterns_service.server.load import Load
 from attention_patterns_service.server.metrics import Metrics
 from attention_patterns_service.server.open_inference.messages import (
     ATTENTION_TYPES,
+    DATATYPES,
     INFER,
     TensorKind,
     declaration_of,
@@ -62,6 +65,10 @@ def _by_map(datatype: str, *names: str, shape: tuple[int, ...] = ()) -> tuple[Te
     return tuple(TensorKind(name, (datatype,), (-1, -1, *shape)) for name in names)
 
 
+def _by_measure(name: str, measure: Measure) -> tuple[TensorKind, ...]:
+    return _by_map(DATATYPES[np.dtype(measure.dtype).kind], name, shape=(-1,) if measure.per_token else ())
+
+
 _MAPS = Model(
     platform="",
     inputs=(
@@ -75,9 +82,7 @@ _MAPS = Model(
         *_by_map("FP32", "probabilities", shape=(len(PATTERNS),)),
         *_by_map("FP32", "margin"),
         *_by_map("BOOL", "uncertain", "overruled", "causal"),
-        *_by_map("FP32", "visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "row_entropy"),
-        *_by_map("BOOL", "stripes", shape=(-1,)),
-        *_by_map("INT32", "line_offset"),
+        *(kind for name, measure in EVIDENCE.items() if not measure.needs for kind in _by_measure(name, measure)),
     ),
 )
 
