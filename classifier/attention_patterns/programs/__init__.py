@@ -1,7 +1,7 @@
-"""What the programs of the house share, library, labeller and server alike.
+"""Code that library, labeller and server share in their programs.
 
-extras.py       which extra a missing package comes with, and how it is installed here
+extras.py       the extra that a missing package comes with, and the command that installs it here
 json_logs.py    logs as one JSON object per line
-terminal.py     grids, shares and attention as tables in the terminal
+terminal.py     grids of patterns, shares and attention as tables in the terminal
 whole_files.py  files that appear under their name only when they are whole
 """

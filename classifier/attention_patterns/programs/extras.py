@@ -1,11 +1,15 @@
 """Extras: the packages that only some uses need, and the one message that answers where they are missing."""
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
+from shlex import quote
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -30,7 +34,7 @@ def extra(name: str, *, needed_by: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing in _OURS:
+        if not missing or missing in _OURS:
             raise
         raise missing_extra(name, needed_by=needed_by, package=missing) from error
 
@@ -44,7 +48,7 @@ def require(name: str, *packages: str, needed_by: str) -> None:
         needed_by: What needs them, as the user asked for it.
 
     Raises:
-        MissingExtraError: One of them is not.
+        MissingExtraError: One of them is not installed.
     """
     for package in packages:
         if find_spec(package) is None:
@@ -58,32 +62,56 @@ def missing_extra(name: str, *, needed_by: str, package: str) -> MissingExtraErr
     )
 
 
+def missing_package(package: str, *, needed_by: str) -> MissingExtraError:
+    """Returns the error that names a missing package that comes with no extra, and the command that installs it."""
+    command = f"{_installer(_read_record().installer)} {quote(package)}"
+    return MissingExtraError(f"{needed_by} needs {package}, which is not installed: {command}")
+
+
 def install_command(name: str) -> str:
-    """Returns the command that adds an extra to this copy: installed from an index, a wheel, a repository or editable.
+    """Returns the command that adds an extra to this copy: installed from an index, a file, a repository or editable.
 
-    The command is that of the installer that put this copy here, uv or pip.
+    The command is that of the installer that put this copy here, uv or pip, and names the Python of this process where
+    the plain command would reach another one.
     """
-    installer, origin = _installed()
-    command = "uv pip install" if installer == "uv" else "python -m pip install"
-    if sys.prefix == sys.base_prefix and installer == "uv":
-        command += " --system"
-    url, target = origin.get("url", ""), f"{_DISTRIBUTION}[{name}]"
-    if origin.get("dir_info", {}).get("editable"):
-        return f"{command} --editable '{unquote(urlsplit(url).path)}[{name}]'"
-    if "vcs_info" in origin:
-        version_control = origin["vcs_info"]
-        commit = version_control.get("requested_revision") or version_control.get("commit_id", "")
-        return f"{command} '{target} @ {version_control['vcs']}+{url}@{commit}'"
-    if url:
-        return f"{command} '{target} @ {url}'"
-    return f"{command} '{target}'"
+    record = _read_record()
+    url, target = record.origin.get("url", ""), f"{_DISTRIBUTION}[{name}]"
+    if record.origin.get("dir_info", {}).get("editable"):
+        return f"{_installer(record.installer)} --editable {quote(f'{unquote(urlsplit(url).path)}[{name}]')}"
+    if "vcs_info" in record.origin:
+        control = record.origin["vcs_info"]
+        url = f"{control['vcs']}+{url}@{control.get('requested_revision') or control['commit_id']}"
+    if subdirectory := record.origin.get("subdirectory"):
+        url += f"#subdirectory={subdirectory}"
+    return f"{_installer(record.installer)} {quote(f'{target} @ {url}' if url else target)}"
 
 
-def _installed() -> tuple[str, dict[str, Any]]:
-    """Returns the installer of this copy, "uv" or "pip", and its origin as PEP 610 records it; {} for an index."""
+@dataclass(frozen=True)
+class _InstallRecord:
+    """How this copy was installed.
+
+    Attributes:
+        installer: Name of the program, such as "pip".
+        origin: Where the copy came from, as PEP 610 records it; empty for an index.
+    """
+
+    installer: str
+    origin: dict[str, Any]
+
+
+def _read_record() -> _InstallRecord:
     try:
         files = distribution(_DISTRIBUTION)
     except PackageNotFoundError:  # a checkout on the path, never installed
-        return "pip", {}
+        return _InstallRecord("pip", {})
     installer = (files.read_text("INSTALLER") or "pip").strip()
-    return installer, json.loads(files.read_text("direct_url.json") or "{}")
+    return _InstallRecord(installer, json.loads(files.read_text("direct_url.json") or "{}"))
+
+
+def _installer(name: str) -> str:
+    """Returns the command that installs packages for the Python of this process."""
+    if name == "uv":
+        active = os.environ.get("VIRTUAL_ENV") == sys.prefix  # the environment that uv installs into by itself
+        return "uv pip install" if active else f"uv pip install --python {quote(sys.executable)}"
+    python = "python" if shutil.which("python") == sys.executable else quote(sys.executable)
+    return f"{python} -m pip install"

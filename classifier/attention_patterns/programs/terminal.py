@@ -1,4 +1,7 @@
-"""What the terminal shows of a run: rich renderables from plain arrays. Colour only repeats what letters say."""
+"""Grids of patterns, shares and attention in the terminal: rich renderables made from plain arrays.
+
+Colour only repeats what the letters of the patterns show.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,10 +33,14 @@ LETTERS = {
 _ROOMY, _COMPACT = 3, 2  # columns of a cell: "V8 " or "V "
 _BAR = 30  # columns
 _MOST_GROUPS = 6  # columns of an attention table that fit into 80
+_EXPLANATIONS = {  # by whether the cells are roomy
+    True: "The commonest pattern of the head; digit: tenths of the inputs that show it (none: all).",
+    False: "The commonest pattern of the head; small letter: fewer than half of the inputs show it.",
+}
 
 
 def pattern_counts(patterns: ArrayLike) -> NDArray[np.int64]:
-    """Patterns by name [...] as counts [..., 5] in the order of ``Pattern``; counts are left as they are."""
+    """Returns patterns by name [...] as counts [..., 5] in the order of ``Pattern``; counts stay as they are."""
     given = np.asarray(patterns)
     if given.dtype.kind != "U":
         return given.astype(np.int64)
@@ -45,24 +52,24 @@ class PatternGrid:
     """A layer x head grid of the most frequent pattern of each head over one or many inputs.
 
     Attributes:
-        counts: [layers, heads, 5], inputs by the pattern found.
+        counts: Number of inputs by pattern, [layers, heads, 5].
     """
 
     counts: NDArray[np.int64]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Cells with a digit where they fit, else without, in as many blocks of heads as it takes."""
+        """Renders cells with a digit where they fit, else without, in as many blocks of heads as the width needs."""
         layers, heads, _ = self.counts.shape
         margin = len(f"layer {layers - 1} ")
         roomy = margin + _ROOMY * heads <= options.max_width
         cell = _ROOMY if roomy else _COMPACT
         block = max(1, (options.max_width - margin) // cell)
         for begin in range(0, heads, block):
-            yield from self._block(range(begin, min(begin + block, heads)), margin, roomy)
+            yield from self._render_block(range(begin, min(begin + block, heads)), margin, roomy=roomy)
         if self.counts.sum(axis=-1).max() > 1:
-            yield Text(_EXPLAINED[roomy], style="dim")
+            yield Text(_EXPLANATIONS[roomy], style="dim")
 
-    def _block(self, heads: range, margin: int, roomy: bool) -> RenderResult:
+    def _render_block(self, heads: range, margin: int, *, roomy: bool) -> RenderResult:
         numbers = (
             (f"{head:<{_ROOMY}}" for head in heads) if roomy else (f"{head:<{4 * _COMPACT}}" for head in heads[::4])
         )
@@ -70,65 +77,65 @@ class PatternGrid:
         for layer in range(len(self.counts)):
             line = Text(f"layer {layer}".ljust(margin), style="dim")
             for head in heads:
-                line.append_text(_cell(self.counts[layer, head], roomy))
+                line.append_text(_render_cell(self.counts[layer, head], roomy=roomy))
             yield line
 
 
-_EXPLAINED = {
-    True: "The pattern that most inputs give the head; digit: tenths of the inputs that do (none: all).",
-    False: "The pattern that most inputs give the head; small letters: fewer than half of them do.",
-}
-
-
-def _cell(counts: NDArray[np.int64], roomy: bool) -> Text:
+def _render_cell(counts: NDArray[np.int64], *, roomy: bool) -> Text:
     total, best = int(counts.sum()), int(counts.argmax())
     if not total:
         return Text("·".ljust(_ROOMY if roomy else _COMPACT), style="dim")
     pattern, share = PATTERNS[best], counts[best] / total
-    code, style = LETTERS[pattern], f"not dim #000000 on {COLOURS[pattern]}"
+    letter, style = LETTERS[pattern], f"not dim #000000 on {COLOURS[pattern]}"
     if roomy:
         digit = " " if share == 1 else str(int(share * 10))
-        return Text.assemble((code + digit, style), " ")
-    return Text(f"{code if share >= 1 / 2 else code.lower():<{_COMPACT}}", style=style)
+        return Text.assemble((letter + digit, style), " ")
+    return Text(f"{letter if share >= 1 / 2 else letter.lower():<{_COMPACT}}", style=style)
 
 
 def pattern_grid(patterns: ArrayLike) -> PatternGrid:
-    """The grid of ``patterns`` by name, [layers, heads], or of counts over many inputs, [layers, heads, 5]."""
+    """Returns the grid of ``patterns`` by name, [layers, heads], or of counts over many inputs, [layers, heads, 5]."""
     return PatternGrid(pattern_counts(patterns))
 
 
 def pattern_shares(patterns: ArrayLike) -> Table:
-    """How often each pattern was found in ``patterns`` by name [...] or counts [..., 5]; the legend of the grid."""
+    """Returns the table of how often each pattern occurs, which is also the legend of the grid.
+
+    Args:
+        patterns: Patterns by name, [...], or counts, [..., 5].
+    """
     totals = pattern_counts(patterns).reshape(-1, len(PATTERNS)).sum(axis=0)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading, justify in (("", "left"), ("pattern", "left"), ("maps", "right"), ("share", "right"), ("", "left")):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for pattern, count in zip(PATTERNS, totals.tolist(), strict=True):
         share = count / max(1, totals.sum())
-        code = Text(f"{LETTERS[pattern]} ", style=f"not dim #000000 on {COLOURS[pattern]}")
+        letter = Text(f"{LETTERS[pattern]} ", style=f"not dim #000000 on {COLOURS[pattern]}")
         bar = Bar(size=1, begin=0, end=share, width=_BAR, color=COLOURS[pattern])
-        table.add_row(code, str(pattern), f"{count:,}", f"{share:.1%}", bar)
+        table.add_row(letter, str(pattern), f"{count:,}", f"{share:.1%}", bar)
     return table
 
 
 def attention_table(shares: Mapping[str, ArrayLike]) -> Table:
-    """Attention to groups of tokens by layer: group -> share [layers, heads]; the mean over heads is shown.
+    """Returns the table of the attention to groups of tokens by layer, mean over heads.
 
-    At most six groups are shown, those that receive most first.
+    Args:
+        shares: Token group -> share of attention, [layers, heads]. The six groups with the most attention have a
+            column, largest first.
     """
     means = {group: np.asarray(share, np.float64).mean(axis=1) for group, share in shares.items()}
-    shown = sorted(means, key=lambda group: -means[group].mean())[:_MOST_GROUPS]
+    groups = sorted(means, key=lambda group: -means[group].mean())[:_MOST_GROUPS]
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("layer", justify="right")
-    for group in shown:
+    for group in groups:
         table.add_column(Text(group), justify="right", no_wrap=True)
-    for layer in range(len(means[shown[0]]) if shown else 0):
-        table.add_row(str(layer), *(f"{means[group][layer]:.3f}" for group in shown))
-    if shown:
-        table.add_row("all", *(f"{means[group].mean():.3f}" for group in shown), style="bold")
+    for layer in range(len(means[groups[0]]) if groups else 0):
+        table.add_row(str(layer), *(f"{means[group][layer]:.3f}" for group in groups))
+    if groups:
+        table.add_row("all", *(f"{means[group].mean():.3f}" for group in groups), style="bold")
     return table
 
 
-def titled(title: str, body: PatternGrid | Table) -> Group:
-    """A renderable under its title, with an empty line after it."""
+def with_title(title: str, body: PatternGrid | Table) -> Group:
+    """Returns a renderable under its title, with an empty line after it."""
     return Group(Text(title, style="bold"), body, Text(""))

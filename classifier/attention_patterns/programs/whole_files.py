@@ -7,17 +7,18 @@ from pathlib import Path
 def write_whole(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
     """Writes a file under a passing name beside its own, and gives it its name once it is on the disk.
 
-    A process that is killed, or a disk that is full, leaves what stood there before.
+    A process that is killed, or a disk that is full, leaves the file that stood there before. A process that is killed
+    may leave the hidden file with the passing name as well, which the next write of the same file replaces.
 
     Args:
-        path: Of the file; its folder exists.
+        path: Path of the file; its folder exists.
         content: Bytes, or text that is written as UTF-8.
-        mode: Permissions before the umask; 0o600 for a secret, whatever stood there before.
+        mode: Permissions before the umask, whatever those of an earlier file; 0o600 for a secret.
 
     Raises:
-        OSError: The file cannot be written; say, the disk is full.
+        OSError: The file cannot be written, for example because the disk is full.
     """
-    passing = path.with_name(f".{path.name}.partial")
+    passing = passing_path(path)
     try:
         passing.unlink(missing_ok=True)
         descriptor = os.open(passing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -28,3 +29,8 @@ def write_whole(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
         passing.replace(path)
     finally:
         passing.unlink(missing_ok=True)
+
+
+def passing_path(path: Path) -> Path:
+    """Returns the path of the hidden file that holds the content of ``path`` until it is whole."""
+    return path.with_name(f".{path.name}.partial")

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console, Group
 
 from attention_patterns import Classification, ServerError
-from attention_patterns.programs.terminal import attention_table, pattern_grid, pattern_shares, titled
+from attention_patterns.programs.terminal import attention_table, pattern_grid, pattern_shares, with_title
 from attention_patterns.sample import Sample, load_sample
 from attention_patterns_service.client import Client
 
@@ -65,9 +65,9 @@ def overview(sample: Sample, result: Classification) -> Group:
             "[SEP]", r"\[SEP]"
         ),
         "",
-        titled("Pattern of each head", pattern_grid(result.patterns)),
-        titled("Share of each pattern", pattern_shares(result.patterns)),
-        titled(
+        with_title("Pattern of each head", pattern_grid(result.patterns)),
+        with_title("Share of each pattern", pattern_shares(result.patterns)),
+        with_title(
             "Attention to special tokens, mean over heads",
             attention_table({name: to.share for name, to in result.attention_to.items()}),
         ),

@@ -13,7 +13,7 @@ from attention_patterns.labelling.sources.memory import in_words
 from attention_patterns.labelling.summary.paper import compare, paper_task
 from attention_patterns.labelling.summary.summary import StackSummary
 from attention_patterns.patterns import PATTERNS
-from attention_patterns.programs.terminal import attention_table, pattern_grid, pattern_shares, titled
+from attention_patterns.programs.terminal import attention_table, pattern_grid, pattern_shares, with_title
 
 _MOST_GRIDS = 4  # of a run over many tasks or models
 _MOST_ERRORS = 3
@@ -45,7 +45,7 @@ def show_stacks(console: Console, stacks: Sequence[StackSummary]) -> None:
     if not stacks:
         return
     counts = np.concatenate([stack.counts.reshape(-1, len(PATTERNS)) for stack in stacks])
-    console.print(titled("patterns", pattern_shares(counts)))
+    console.print(with_title("patterns", pattern_shares(counts)))
     drawn = [stack for stack in stacks if stack.counts[..., 0].size > 1]
     for stack in sorted(drawn, key=lambda stack: -stack.inputs)[:_MOST_GRIDS]:
         _show_stack(console, stack)
@@ -56,10 +56,10 @@ def show_stacks(console: Console, stacks: Sequence[StackSummary]) -> None:
 def _show_stack(console: Console, stack: StackSummary) -> None:
     stable = f"{int(stack.stable.sum())} of {number(int(stack.counts.any(axis=-1).sum()), 'head')} stable"
     size = f"{len(stack.layers)} x {len(stack.heads)} heads, {number(stack.inputs, 'input')}, {stable}"
-    console.print(titled(f"{_name(stack)}: {size}", pattern_grid(stack.counts)))
+    console.print(with_title(f"{_name(stack)}: {size}", pattern_grid(stack.counts)))
     shares = {group: np.nan_to_num(means["share"]) for group, means in stack.attention_to.items()}
     if shares:
-        console.print(titled("attention to, mean over heads and inputs", attention_table(shares)))
+        console.print(with_title("attention to, mean over heads and inputs", attention_table(shares)))
 
 
 def _name(stack: StackSummary) -> str:
