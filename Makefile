@@ -42,7 +42,7 @@ bench: .venv/dev  ## speed in ratios, measured in one run
 	$(RUN) -m benchmarks.offline_models
 	$(RUN) -m benchmarks.offline_memory
 	$(RUN) -m benchmarks.offline_cost
-	$(RUN) -m benchmarks.harness
+	$(RUN) -m benchmarks.tables
 
 fuzz: .venv/dev  ## a million bad inputs
 	$(RUN) -m tests.attacks.fuzz --inputs 1000000

@@ -1,10 +1,10 @@
-"""Our server against peers that serve the same net: ``python -m benchmarks.against_peers [--peers fastapi]``.
+"""Compares our server with peers that serve the same net: ``python -m benchmarks.against_peers [--peers fastapi]``.
 
-Images in, probabilities out, by all servers on this machine in one run. A peer is installed into an environment of its
-own, from pins; of one that cannot run the reason is told. Only one server is alive at a time, since some
-use the CPU while nobody calls them (Ray, LitServe). Ours, like the peers, runs a process a core; as it is
-by default, one process, it is a row of its own. In each round every peer comes right after ours, and the ratios are of
-these neighbours: the machine's own speed drifts from minute to minute.
+All servers take images and answer with probabilities, on this machine in one run. A peer is installed into an
+environment of its own, from pins; where one cannot run, the reason is printed. Only one server is alive at a time,
+since some use the CPU while nobody calls them (Ray, LitServe). Ours runs one process per core, as its peers do; its
+default, one process, has a row of its own. In each round every peer comes right after ours, and the ratios are of these
+neighbours: the speed of the machine drifts from minute to minute.
 """
 
 import signal
@@ -24,19 +24,19 @@ from rich.console import Console
 
 from attention_patterns.rendering import render
 from attention_patterns.sample import load_sample
-from benchmarks.harness import keep
 from benchmarks.peers.callers import Caller
 from benchmarks.peers.catalogue import MODEL, OURS, OURS_ON_TWO, PEERS, Peer, PeerError, Running, Server
 from benchmarks.peers.load import Figures, measure
 from benchmarks.peers.net import Net
+from benchmarks.tables import ResultTable, keep
 
 BATCHES = (144, 1)
 CALLERS = (8, 1)
 CASES = tuple(product(BATCHES, CALLERS))
-_STARTING = 120.0  # seconds
-_SETTLED = 1.0  # seconds under load without an error, before anything is measured
+_START_LIMIT = 120.0  # seconds
+_TRIAL = 1.0  # seconds under load without an error, before anything is measured
 
-_FIGURES = ("requests/s", "p50 ms", "p99 ms", "server CPU ms", "caller CPU ms")  # CPU: of all processes, a request
+_FIGURES = ("requests/s", "p50 ms", "p99 ms", "server CPU ms", "caller CPU ms")  # CPU: of all processes, per request
 
 _Case = tuple[int, int]
 _Round = dict[_Case, Figures]
@@ -44,18 +44,21 @@ _Round = dict[_Case, Figures]
 
 def main(
     peers: Annotated[
-        list[str] | None, typer.Option(help="grpcio, fastapi, bentoml, litserve, mlserver or ray; all")
+        list[str] | None,
+        typer.Option(
+            help="Peers to measure: grpcio, fastapi, bentoml, litserve, mlserver or ray; repeatable (default all)."
+        ),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="rounds, of which the median is taken", min=1)] = 3,
-    seconds: Annotated[float, typer.Option(help="length of one measurement", min=0.1)] = 3.0,
-    cache: Annotated[Path, typer.Option(help="folder of the peers' environments")] = Path("run/peers"),
+    rounds: Annotated[int, typer.Option(help="Rounds, of which the median is taken.", min=1)] = 3,
+    seconds: Annotated[float, typer.Option(help="Length of one measurement, seconds.", min=0.1)] = 3.0,
+    cache: Annotated[Path, typer.Option(help="Folder of the peers' environments.")] = Path("run/peers"),
 ) -> None:
-    """Prints requests a second and latencies of our server and its peers, and their ratios."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers are ended then, too
-    known = {peer.name: replace(peer, environments=cache) for peer in PEERS}
-    if unknown := set(peers or ()) - set(known):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: expected some of {', '.join(known)}")
-    chosen = [known[name] for name in peers or known]
+    """Prints requests per second and latencies of our server and its peers, and their ratios."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers are ended then too
+    by_name = {peer.name: replace(peer, environments=cache) for peer in PEERS}
+    if unknown := set(peers or ()) - set(by_name):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: expected some of {', '.join(by_name)}")
+    chosen = [by_name[name] for name in peers or by_name]
     others = [OURS, *chosen]
     failures = _install(chosen)
     images = _images()
@@ -73,11 +76,11 @@ def main(
                 measured[server.title].append((ours, trial.run(server)))
             except PeerError as error:
                 failures[server.title] = str(error)
-    _keep(others, measured, failures, title=f"Images to probabilities, median of {rounds} rounds")
+    _keep(others, measured, failures, rounds=rounds)
 
 
 def _images() -> dict[int, bytes]:
-    """Batch -> images of the bundled sample, repeated as often as it takes."""
+    """Returns, by size of the batch, images of the bundled sample, repeated as often as it takes."""
     sample = render(load_sample().attention, image_size=48)
     return {batch: np.resize(sample, (batch, *sample.shape[1:])).tobytes() for batch in BATCHES}
 
@@ -93,26 +96,26 @@ def _install(peers: list[Peer]) -> dict[str, str]:
 
 
 class Trial:
-    """What every server goes through."""
+    """The trial that every server goes through."""
 
     def __init__(self, images: dict[int, bytes], expected: dict[int, np.ndarray], seconds: float) -> None:
-        """``expected`` are the probabilities of ``images``, by batch; a measurement takes ``seconds``."""
+        """Holds the images and the expected probabilities by size of the batch; a measurement takes ``seconds``."""
         self._images = images
         self._expected = expected
         self._seconds = seconds
 
     def run(self, server: Server) -> _Round:
-        """Starts it, has it answer, loads it and ends it.
+        """Starts a server, checks its answers, loads it and ends it.
 
         Raises:
-            PeerError: it does not start, answers wrongly, or breaks off.
+            PeerError: The server does not start, answers wrongly, or breaks off.
         """
         with server.running() as running:
             sizes = self._until_ready(server, running)
             try:
                 return {
                     (batch, callers): measure(
-                        self._connecting(server, running, batch),
+                        self._connector(server, running, batch),
                         callers=callers,
                         seconds=self._seconds,
                         size=sizes[batch],
@@ -123,26 +126,26 @@ class Trial:
             except OSError as error:
                 raise PeerError(f"broke off under load: {error}") from error
 
-    def _connecting(self, server: Server, running: Running, batch: int) -> Callable[[], Caller]:
+    def _connector(self, server: Server, running: Running, batch: int) -> Callable[[], Caller]:
         return partial(server.caller, running.port, server.path, server.write(self._images[batch]))
 
     def _until_ready(self, server: Server, running: Running) -> dict[int, int]:
-        """Waits until it answers rightly and steadily; the size of its answer to each batch."""
-        until = time.monotonic() + _STARTING
+        """Waits until a server answers rightly and steadily; returns the size of its answer to each batch."""
+        until = time.monotonic() + _START_LIMIT
         while True:
             try:
-                sizes = {batch: self._checked(server, running, batch) for batch in BATCHES}
+                sizes = {batch: self._check(server, running, batch) for batch in BATCHES}
                 for batch in BATCHES:
-                    connect = self._connecting(server, running, batch)
-                    measure(connect, callers=8, seconds=_SETTLED, size=sizes[batch], server_cpu=float)
+                    connect = self._connector(server, running, batch)
+                    measure(connect, callers=8, seconds=_TRIAL, size=sizes[batch], server_cpu=float)
                 return sizes
             except OSError as error:
-                time.sleep(0.25)  # before its processes are looked at, which have no mark in the moment they begin
+                time.sleep(0.25)  # a process has no mark yet in the moment it begins
                 if not running.processes.pids() or time.monotonic() > until:
                     raise PeerError(f"cannot be started: {error}; {running.log()}") from error
 
-    def _checked(self, server: Server, running: Running, batch: int) -> int:
-        with self._connecting(server, running, batch)() as caller:
+    def _check(self, server: Server, running: Running, batch: int) -> int:
+        with self._connector(server, running, batch)() as caller:
             answer = caller()
         probabilities = np.frombuffer(server.read(answer, batch), np.float32)
         off = np.abs(probabilities - self._expected[batch]).max()
@@ -152,7 +155,7 @@ class Trial:
 
 
 def _keep(
-    others: list[Server], measured: dict[str, list[tuple[_Round, _Round]]], failures: dict[str, str], *, title: str
+    others: list[Server], measured: dict[str, list[tuple[_Round, _Round]]], failures: dict[str, str], *, rounds: int
 ) -> None:
     rows = []
     for case in CASES:
@@ -164,13 +167,21 @@ def _keep(
                 ratio = f"{np.median([ours.rate / theirs.rate for ours, theirs in neighbours]):.2f}"
                 cells = _cells([theirs for _, theirs in neighbours])
                 rows.append((f"{server.title} {server.version}", *map(str, case), *cells, ratio))
-    keep("peers", title, ("server", "batch", "callers", *_FIGURES, "ours / it"), rows)
+    table = ResultTable(
+        title=f"Servers of the same net, median of {rounds} rounds",
+        shows="Images in, probabilities out, over bare sockets. Ours runs one process per core, as its peers do; its "
+        'default, one process, has lines of its own. "ours / peer" is the median ratio of requests/s in measurements '
+        "next to each other.",
+        columns=("server", "batch", "callers", *_FIGURES, "ours / peer"),
+        rows=rows,
+    )
+    keep("peers", table)
     for name, reason in failures.items():
         Console(stderr=True).print(f"{name}: {reason}")
 
 
 def _cells(figures: list[Figures]) -> list[str]:
-    rate, median, p99, server, caller = np.median([astuple(one) for one in figures], axis=0)
+    rate, median, p99, server, caller = np.median([astuple(each) for each in figures], axis=0)
     return [f"{rate:,.0f}", f"{median:.2f}", f"{p99:.2f}", f"{server:.2f}", f"{caller:.2f}"]
 
 

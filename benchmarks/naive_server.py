@@ -1,4 +1,4 @@
-"""A server as generated code makes it: the whole message is parsed, and its bytes are copied at each access.
+"""Serves as generated code does: the whole message is parsed, and its bytes are copied at each access.
 
 ``python -m benchmarks.naive_server`` prints its endpoint and serves until its standard input ends.
 """
@@ -17,7 +17,7 @@ from attention_patterns_service.pb.attention_patterns.v1 import attention_patter
 
 
 class Servicer(pb_grpc.AttentionPatternServiceServicer):
-    """ClassifyHeads for float32 tensors without declarations."""
+    """The method ClassifyHeads, for float32 tensors without declarations."""
 
     def __init__(self) -> None:
         self._classifier = PatternClassifier.load()
@@ -35,7 +35,7 @@ class Servicer(pb_grpc.AttentionPatternServiceServicer):
 
 
 def main() -> None:
-    """Serves."""
+    """Serves until the standard input ends."""
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     server = grpc.server(ThreadPoolExecutor(8), options=unlimited)
     pb_grpc.add_AttentionPatternServiceServicer_to_server(Servicer(), server)  # type: ignore[no-untyped-call] # generated

@@ -1,7 +1,8 @@
-"""What an input costs each stage of a run on a cluster: ``python -m benchmarks.offline_cost``.
+"""Measures the cost of an input at each stage of a run on a cluster: ``python -m benchmarks.offline_cost``.
 
-Measured on one core of this machine: what a worker reads and ships for an input of 12 x 12 heads at L=128 in float16,
-how long it takes, and what a part costs the driver. The table is on paper: what would limit 100 nodes of 16 cores.
+One core of this machine shows how many bytes a worker reads and ships for an input of 12 x 12 heads at L=128 in
+float16, how long that takes, and what a part costs the driver. The table concludes from there what would limit 100
+nodes of 16 cores.
 """
 
 import tempfile
@@ -23,7 +24,8 @@ from attention_patterns.labelling.sources.dumps.plan import dump_tasks
 from attention_patterns.labelling.sources.dumps.source import DumpSource
 from attention_patterns.labelling.sources.memory import Memory
 from attention_patterns.pattern_classifier import PatternClassifier
-from benchmarks.harness import HEADS, LAYERS, keep, sample_attention
+from benchmarks.harness import HEADS, LAYERS, sample_attention
+from benchmarks.tables import ResultTable, keep
 
 LENGTH = 128  # tokens
 MAPS = LAYERS * HEADS  # of an input
@@ -33,13 +35,13 @@ _Done = TypeVar("_Done")
 
 @dataclass(frozen=True)
 class InputCost:
-    """What an input costs.
+    """The cost of one input.
 
     Attributes:
-        read: bytes of attention that a worker reads.
-        shipped: bytes of Parquet that go to the driver.
-        worker: seconds of one core, from the file to Parquet.
-        driver: seconds in which the driver keeps its share of a part.
+        read: Bytes of attention that a worker reads.
+        shipped: Bytes of Parquet that go to the driver.
+        worker: Seconds of one core, from the file to Parquet.
+        driver: Seconds that the driver takes to write its share of a part.
     """
 
     read: int
@@ -49,7 +51,7 @@ class InputCost:
 
 
 def input_cost(*, inputs: int, rounds: int) -> InputCost:
-    """Measures units of ``inputs`` inputs; medians over rounds, of which the first is not counted."""
+    """Measures units of ``inputs`` inputs; returns medians over the rounds, of which the first is not counted."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         maker = _maker(folder, inputs)
@@ -84,8 +86,8 @@ def _timed(work: Callable[[], _Done], rounds: int) -> Iterator[tuple[float, _Don
         yield time.perf_counter() - started, done
 
 
-def _rays_share(shipped: int, parts: int) -> float:
-    """Seconds of the driver's processor for each part of so many bytes that Ray Data brings it."""
+def _time_of_ray(shipped: int, parts: int) -> float:
+    """Returns the seconds of processor time that the driver takes to receive a part of so many bytes by Ray Data."""
     with cluster(None, 2) as ray:
         rows = ray.data.from_items([{"number": n} for n in range(parts)], override_num_blocks=parts)
         dataset = rows.map_batches(partial(_part_of, shipped), batch_size=1, batch_format="pyarrow")
@@ -102,12 +104,12 @@ def _part_of(size: int, _: pa.Table) -> pa.Table:
 
 
 def main(
-    inputs: Annotated[int, typer.Option(help="in a unit; 28 are 128 MiB", min=1)] = 28,
-    rounds: Annotated[int, typer.Option(help="of which the median is taken", min=1)] = 5,
+    inputs: Annotated[int, typer.Option(help="Inputs of a unit; 28 are 128 MiB.", min=1)] = 28,
+    rounds: Annotated[int, typer.Option(help="Rounds, of which the median is taken.", min=1)] = 5,
 ) -> None:
-    """Prints what an input costs, and what limits 100 nodes of 16 cores."""
+    """Prints the cost of an input at each stage, and the rate that each stage would allow 100 nodes of 16 cores."""
     cost = input_cost(inputs=inputs, rounds=rounds)
-    ray = _rays_share(round(cost.shipped * inputs), 200) / inputs
+    ray = _time_of_ray(round(cost.shipped * inputs), 200) / inputs
     stages = {
         f"{NODES * CORES:,} cores: read, render, measure, classify": (cost.worker, NODES * CORES),
         "driver: parts through Ray Data": (ray, 1),
@@ -118,11 +120,15 @@ def main(
         rate = workers / seconds
         read, shipped = rate * cost.read / NODES / 1e6, rate * cost.shipped / 1e6
         rows.append((stage, f"{1000 * seconds:.2f}", f"{rate * MAPS:,.0f}", f"{read:,.0f}", f"{shipped:,.1f}"))
-    title = (
-        f"{NODES} nodes of {CORES} cores on paper, {LAYERS} x {HEADS} float16 maps of {LENGTH} tokens: what each stage "
-        f"could do by itself. A map is {cost.read // MAPS:,} bytes to read and {cost.shipped / MAPS:,.0f} to ship"
+    table = ResultTable(
+        title=f"{NODES} nodes of {CORES} cores, on paper",
+        shows="Computed from costs on one core: the rate that each stage could reach by itself, with "
+        f"{LAYERS} x {HEADS} float16 maps of {LENGTH} tokens. A map has {cost.read // MAPS:,} bytes to read and "
+        f"{cost.shipped / MAPS:,.0f} to ship.",
+        columns=("stage", "ms per input", "maps/s", "read, MB/s per node", "shipped, MB/s"),
+        rows=rows,
     )
-    keep("offline_cost", title, ("stage", "ms an input", "maps/s", "read, MB/s a node", "shipped, MB/s"), rows)
+    keep("offline_cost", table)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Memory of labelling offline: ``python -m benchmarks.offline_memory``.
+"""Measures the peak memory of labelling: ``python -m benchmarks.offline_memory``.
 
-The peak is the kernel's high-water mark of the whole process, read until it ends. Attention is that of float16 dumps of
-12 x 12 heads, and of a small GPT-2 of 4 layers with 12 heads, made here, over texts of so many tokens.
+The peak is the kernel's high-water mark of the whole process, read until it ends. Attention comes from float16 dumps
+of 12 x 12 heads, and from a GPT-2 of 4 layers with 12 heads, made here, over texts of the length in question.
 """
 
 import json
@@ -20,7 +20,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
 from attention_patterns.labelling.sources.memory import in_words
-from benchmarks.harness import HEADS, keep, sample_attention
+from benchmarks.harness import HEADS, sample_attention
+from benchmarks.tables import ResultTable, keep
 
 _LENGTHS = (128, 256, 512, 1024, 2048)
 _LIMITS = ("512M", "1G", "2G", "4G")
@@ -29,38 +30,43 @@ _WORDS = ["the", "ferry", "leaves", "at", "seven", "and", "who", "is", "late", "
 
 @dataclass(frozen=True)
 class _Peak:
-    """What a run of the command took, and how many inputs it labelled and failed."""
+    """The peak memory of one run of the command, and the number of inputs it labelled; 0 where it refused to run."""
 
     bytes: int
     labelled: int
-    failed: int
 
 
 def main() -> None:
     """Prints and keeps the tables."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        title = "Peak memory by inputs: one .npy file of 1,000 inputs of 12 x 12 heads, L = 64, and ten such files"
-        keep("offline_flat", title, ("inputs", "peak", "times the first"), _flat(place))
-    with tempfile.TemporaryDirectory() as folder:
-        title = "Peak memory under --max-memory, and inputs labelled of 4; dumps of 12 x 12 heads, GPT-2 of 4 x 12"
-        keep(
-            "offline_memory",
-            title,
-            ("L", "source", *(f"--max-memory {most}" for most in _LIMITS)),
-            _limits(Path(folder)),
+        table = ResultTable(
+            title="Peak memory of labelling, by number of inputs",
+            shows="One .npy file of 1,000 inputs of 12 x 12 heads and 64 tokens, and ten such files.",
+            columns=("inputs", "peak", "times the first"),
+            rows=_flat(place),
         )
+        keep("offline_flat", table)
+    with tempfile.TemporaryDirectory() as folder:
+        table = ResultTable(
+            title="Peak memory of labelling under --max-memory",
+            shows="Peak and number of inputs labelled, of 4: dumps of 12 x 12 heads, and a GPT-2 of 4 layers with 12 "
+            "heads. Where the limit is too small, nothing is labelled and the message says so.",
+            columns=("L", "source", *(f"--max-memory {limit}" for limit in _LIMITS)),
+            rows=_limits(Path(folder)),
+        )
+        keep("offline_memory", table)
 
 
 def _flat(place: Path) -> list[tuple[str, ...]]:
-    one = sample_attention(64).astype(np.float16)
+    attention = sample_attention(64).astype(np.float16)
     (place / "dumps").mkdir()
-    np.save(place / "dumps" / "0.npy", np.broadcast_to(one, (1000, *one.shape)))
+    np.save(place / "dumps" / "0.npy", np.broadcast_to(attention, (1000, *attention.shape)))
     few = _peak(place, [str(place / "dumps")])
     for n in range(1, 10):
         os.link(place / "dumps" / "0.npy", place / "dumps" / f"{n}.npy")
     many = _peak(place, [str(place / "dumps")])
-    return [(f"{one.labelled:,}", in_words(one.bytes), f"{one.bytes / few.bytes:.2f}") for one in (few, many)]
+    return [(f"{peak.labelled:,}", in_words(peak.bytes), f"{peak.bytes / few.bytes:.2f}") for peak in (few, many)]
 
 
 def _limits(place: Path) -> list[tuple[str, ...]]:
@@ -73,17 +79,17 @@ def _limits(place: Path) -> list[tuple[str, ...]]:
         texts = place / f"{length}.txt"
         texts.write_text("".join(f"{' '.join(_WORDS[(n + m) % 12] for m in range(length))}\n" for n in range(4)))
         for source, inputs in (("dumps", [str(place / str(length))]), ("GPT-2", [str(texts), "--model", str(model)])):
-            peaks = [_peak(place, [*inputs, "--max-memory", most]) for most in _LIMITS]
-            rows.append((str(length), source, *(_told(peak) for peak in peaks)))
+            peaks = [_peak(place, [*inputs, "--max-memory", limit]) for limit in _LIMITS]
+            rows.append((str(length), source, *(map(_cell, peaks))))
     return rows
 
 
-def _told(peak: _Peak) -> str:
-    return f"{in_words(peak.bytes)}, {peak.labelled}" if peak.labelled else "told that it is too little"
+def _cell(peak: _Peak) -> str:
+    return f"{in_words(peak.bytes)}, {peak.labelled}" if peak.labelled else "too little"
 
 
 def _gpt2(place: Path) -> Path:
-    """A folder with a model of random weights, and a tokenizer that takes each word for a token."""
+    """Writes a model of random weights with a tokenizer that takes each word for a token, and returns its folder."""
     words = Tokenizer(models.WordLevel({word: n for n, word in enumerate(["[UNK]", *_WORDS])}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=4096).save_pretrained(place / "gpt2")
@@ -113,13 +119,13 @@ def _peak(place: Path, arguments: Sequence[str]) -> _Peak:
             peak = max(peak, _high_water(process.pid))
             time.sleep(0.02)
     if process.returncode == 2:
-        return _Peak(peak, 0, 0)
+        return _Peak(peak, 0)
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    return _Peak(peak, summary["inputs"], summary["failed"])
+    return _Peak(peak, summary["inputs"])
 
 
 def _high_water(process: int) -> int:
-    """The most bytes that a process had so far; what wait4 says counts those of its parent from before exec."""
+    """Returns the most bytes that a process held so far; wait4 would count those of its parent from before exec too."""
     lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 

@@ -1,10 +1,9 @@
-"""Speed of labelling a model's attention against its plain forward pass: ``python -m benchmarks.offline_models``.
+"""Measures labelling a model's attention against its plain forward pass: ``python -m benchmarks.offline_models``.
 
 MiniLM runs over texts of one length. The forward pass is ``model(**batch, output_attentions=True)`` on the batches that
-the labeller makes, and nothing else: one after the other on all cores, or two at once with half of them each, as the
-labeller does. "Measured" is from the texts to the images and measures of the maps; "labelled" is all of it, from the
-texts to the Parquet tables of a part, the net among it. Processor time counts the work of all cores; it tells on a busy
-machine too.
+the labeller makes, and nothing else: one after the other on all cores, or two at once on half of the cores each, as the
+labeller does. "Measured" goes from the texts to the images and measures of the maps; "labelled" goes on through the net
+to the Parquet tables of a part. Processor time counts the work of all cores, and holds on a busy machine too.
 """
 
 import time
@@ -28,10 +27,10 @@ from attention_patterns.labelling.sources.models.turns import CALLERS
 from attention_patterns.labelling.sources.source import Unit
 from attention_patterns.labelling.sources.texts.tasks import Text
 from attention_patterns.sample import sample_encoder
-from benchmarks.harness import keep
+from benchmarks.tables import ResultTable, keep
 
 _LENGTHS = (16, 32, 64, 128, 256, 512)  # tokens
-_UNITS = 4  # a round
+_UNITS = 4  # per round
 _TOKENS = 2048  # of a unit, or more where that is but a few texts
 _WORDS = (
     "the",
@@ -49,33 +48,41 @@ _WORDS = (
     "path",
     "well",
 )
-_ENOUGH = 2**31  # bytes
+_ENOUGH_MEMORY = 2**31  # bytes
 _COLUMNS = (
     "tokens",
-    "forward, ms a text",
+    "forward, ms per text",
     "two at once / forward",
     "measured / forward",
     "labelled / forward",
     "labelled / two at once",
-    "likewise, processor time",
+    "labelled / two at once, processor time",
 )
 
 
 @dataclass(frozen=True)
 class _Spent:
-    """Seconds of a clock on the wall, and of all cores together."""
+    """Time of one piece of work, seconds: on the wall clock, and on the processor clock of all cores together."""
 
     wall: float
     processor: float
 
 
-def main(rounds: Annotated[int, typer.Option(help="rounds, of which the median is taken", min=1)] = 5) -> None:
-    """Prints the time of the forward pass, and how many times as much the rest takes."""
+def main(rounds: Annotated[int, typer.Option(help="Rounds, of which the median is taken.", min=1)] = 5) -> None:
+    """Prints the time of the forward pass, and the time of labelling in multiples of it."""
     folder = str(sample_encoder())
     classifier = PatternClassifier.load()
     classifier.warm_up()
     rows = [_row(folder, length, classifier, rounds) for length in _LENGTHS]
-    keep("offline_models", "Labelling MiniLM over texts, 72 maps each, beside its forward pass", _COLUMNS, rows)
+    table = ResultTable(
+        title="Labelling MiniLM's attention beside its forward pass",
+        shows="Texts of one length, 72 maps each. The forward pass is `model(**batch, output_attentions=True)` alone; "
+        '"two at once" runs two of them side by side, as the labeller does; "measured" goes from texts to images and '
+        'measures; "labelled" goes from texts to Parquet.',
+        columns=_COLUMNS,
+        rows=rows,
+    )
+    keep("offline_models", table)
 
 
 def _row(folder: str, length: int, classifier: PatternClassifier, rounds: int) -> tuple[str, ...]:
@@ -83,8 +90,8 @@ def _row(folder: str, length: int, classifier: PatternClassifier, rounds: int) -
     source = ModelSource((folder,), tuple((f"unit {n}", texts) for n in range(_UNITS)))
     spent = _in_turns(_works(folder, source, classifier), rounds)
 
-    def times(one: str, other: str, clock: str = "wall") -> str:
-        ratios = [getattr(of[one], clock) / getattr(of[other], clock) for of in spent]
+    def times(work: str, other: str, clock: str = "wall") -> str:
+        ratios = [getattr(of[work], clock) / getattr(of[other], clock) for of in spent]
         return f"{np.median(ratios):.2f}"
 
     return (
@@ -99,7 +106,7 @@ def _row(folder: str, length: int, classifier: PatternClassifier, rounds: int) -
 
 
 def _texts(length: int) -> tuple[Text, ...]:
-    """Texts of words that are one token each, so that with [CLS] and [SEP] they have ``length`` tokens."""
+    """Returns texts of words that are one token each, so that with [CLS] and [SEP] they have ``length`` tokens."""
     random = np.random.default_rng(length)
     return tuple(Text(f"t:{n}", " ".join(random.choice(_WORDS, length - 2))) for n in range(max(8, _TOKENS // length)))
 
@@ -115,7 +122,7 @@ def _works(folder: str, source: ModelSource, classifier: PatternClassifier) -> d
                 model(**batch, output_attentions=True)
 
     def measure(unit: Unit) -> None:
-        for _ in source.measured(unit, classifier, most_bytes=_ENOUGH):
+        for _ in source.measured(unit, classifier, most_bytes=_ENOUGH_MEMORY):
             pass
 
     def at_once(work: Callable[[Unit], object]) -> list[object]:
@@ -136,15 +143,15 @@ def _works(folder: str, source: ModelSource, classifier: PatternClassifier) -> d
 
 
 def _arguments(folder: str, unit: Unit) -> list[dict[str, Any]]:
-    """A unit's texts as the labeller runs them together."""
+    """Returns the arguments of the model for each batch of a unit's texts, as the labeller runs them together."""
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     accepts = {"input_ids", "attention_mask", "token_type_ids"}
     reader = TextReader(tokenizer, accepts=accepts, longest=512, truncate=False)
     encoded = dict(enumerate(map(reader.encode, _texts_of(unit))))
-    found = batches(encoded, fits=lambda *_: True)
+    batches_of_unit = batches(encoded, fits=lambda *_: True)
     return [
         {name: torch.from_numpy(values) for name, values in reader.arguments([encoded[n] for n in batch]).items()}
-        for batch in found
+        for batch in batches_of_unit
     ]
 
 
@@ -153,11 +160,11 @@ def _texts_of(unit: Unit) -> Iterable[Text]:
 
 
 def _in_turns(works: Mapping[str, Callable[[], object]], rounds: int) -> Sequence[Mapping[str, _Spent]]:
-    """What each work takes in each round; the first round is not counted."""
-    return [{name: _spent(work) for name, work in works.items()} for _ in range(rounds + 1)][1:]
+    """Returns the time of each work in each round; the first round is not counted."""
+    return [{name: _clock(work) for name, work in works.items()} for _ in range(rounds + 1)][1:]
 
 
-def _spent(work: Callable[[], object]) -> _Spent:
+def _clock(work: Callable[[], object]) -> _Spent:
     wall, processor = time.perf_counter(), time.process_time()
     work()
     return _Spent(time.perf_counter() - wall, time.process_time() - processor)

@@ -1,4 +1,4 @@
-"""Start, memory, and whether it grows: ``python -m benchmarks.soak``."""
+"""Measures start and memory of the server, and whether memory grows: ``python -m benchmarks.soak``."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,15 +9,16 @@ import typer
 
 from attention_patterns_service.client import Client
 from attention_patterns_service.command.demo import server_process
-from benchmarks.harness import keep, sample_attention
+from benchmarks.harness import sample_attention
 from benchmarks.overload import resident
+from benchmarks.tables import ResultTable, keep
 
 
 def main(
-    calls: Annotated[int, typer.Option(help="calls of one map each", min=1000)] = 100_000,
-    starts: Annotated[int, typer.Option(help="starts, of which the median is taken", min=1)] = 5,
+    calls: Annotated[int, typer.Option(help="Calls of one map each.", min=1000)] = 100_000,
+    starts: Annotated[int, typer.Option(help="Starts, of which the median is taken.", min=1)] = 5,
 ) -> None:
-    """Prints the time to ready, memory when idle, and memory after calls."""
+    """Prints the time until the server answers, its memory when idle, and its memory after many calls."""
     times = []
     for _ in range(starts):
         begun = time.perf_counter()
@@ -29,8 +30,8 @@ def main(
         memory = []
         with ThreadPoolExecutor(8) as pool:
             for _ in range(10):
-                for one in pool.map(client.classify, (maps[n % 4] for n in range(calls // 10))):
-                    assert one.length
+                for result in pool.map(client.classify, (maps[n % 4] for n in range(calls // 10))):
+                    assert result.length
                 memory.append(resident(process.pid))
     rows = [
         ("cold start to ready, s", f"{np.median(times):.2f}"),
@@ -40,7 +41,13 @@ def main(
             f"{memory[0]:.0f}, {memory[4]:.0f} and {memory[-1]:.0f}",
         ),
     ]
-    keep("soak", "Start and memory", ("", "value"), rows)
+    table = ResultTable(
+        title="Start and memory of the server",
+        shows="Time until it answers, and its memory while 8 callers send one map per call.",
+        columns=("figure", "value"),
+        rows=rows,
+    )
+    keep("soak", table)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""BentoML with a mounted ASGI application, raw bytes both ways.
+"""Serves by BentoML with a mounted ASGI application, raw bytes both ways.
 
-A worker a core, each of which runs the net in its event loop. The service's own API with bytes as root input and output
-takes as long at 144 images a request and 1.5 (async) to 2.5 times (sync, in its thread pool) as long at one.
+Each of two workers, one per core, runs the net in its event loop. The service's own API with bytes as root
+input and output takes as long at 144 images per request, and 1.5 (async) to 2.5 times (sync, in its thread pool) as
+long at one.
 """
 
 import os
@@ -18,14 +19,14 @@ net = Net(os.environ["MODEL"])
 
 
 async def classify(request: Request) -> Response:
-    """Probabilities of images."""
+    """Answers with the probabilities of images."""
     return Response(net(await request.body()), media_type="application/octet-stream")
 
 
 @bentoml.service(workers=2, metrics={"enabled": False}, logging={"access": {"enabled": False}})
 @bentoml.asgi_app(Starlette(routes=[Route("/classify", classify, methods=["POST"])]))
 class Classifier:
-    """Carries the application."""
+    """The service that carries the application."""
 
 
 if __name__ == "__main__":

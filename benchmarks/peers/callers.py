@@ -1,6 +1,6 @@
-"""Callers that do as little as a caller can: ready bytes out, the answer back, its status and length checked.
+"""Calls servers at the least cost: ready bytes out, the answer back, its status and length checked.
 
-On two cores whatever a caller spends is missing at the server. grpcio's own stub, given ready bytes, spends 0.4 ms of
+On two cores the server lacks whatever a caller spends. grpcio's own stub, given ready bytes, spends 0.4 ms of
 CPU on a call of one image, more than some servers, and a caller over a bare socket 0.06 ms; so HTTP/1.1, and HTTP/2 in
 which gRPC travels, are both spoken here over bare sockets.
 """
@@ -20,10 +20,10 @@ class Caller(Protocol):
     """A connection over which one ready request is sent again and again."""
 
     def __call__(self) -> bytes:
-        """The answer to the request."""
+        """Sends the request, and returns the answer."""
 
     def __enter__(self) -> Self:
-        """The caller itself."""
+        """Returns the caller itself."""
 
     def __exit__(self, *exception: object) -> None:
         """Closes the connection."""
@@ -48,7 +48,7 @@ class _Connection:
 
 
 class HttpCaller(_Connection):
-    """POSTs one body over a kept-alive connection."""
+    """A caller that POSTs one body over a kept-alive connection."""
 
     def __init__(self, port: int, path: str, body: bytes) -> None:
         """Connects."""
@@ -57,7 +57,7 @@ class HttpCaller(_Connection):
         self._request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     def __call__(self) -> bytes:
-        """The answer's body."""
+        """Sends the request, and returns the body of the answer."""
         self._socket.sendall(self._request)
         data = self._receive()
         while b"\r\n\r\n" not in data:
@@ -80,7 +80,7 @@ _SUCCESS = b"grpc-status\x010"
 
 
 class GrpcCaller(_Connection):
-    """Makes one unary gRPC call over and over, with a message that is ready."""
+    """A caller that makes one unary gRPC call over and over, with a message that is ready."""
 
     def __init__(self, port: int, path: str, message: bytes) -> None:
         """Connects, and waits for the server's settings."""
@@ -110,7 +110,7 @@ class GrpcCaller(_Connection):
             self._read()
 
     def __call__(self) -> bytes:
-        """The answer's message."""
+        """Makes the call, and returns the message of the answer."""
         self._stream += 2
         self._stream_window = self._initial_window
         self._answer, self._trailers = b"", b""
@@ -137,7 +137,7 @@ class GrpcCaller(_Connection):
             head, begin = b"", end
 
     def _read(self) -> None:
-        """Takes all frames that came whole."""
+        """Takes all frames that have come whole."""
         data, begin = self._unread + self._receive(), 0
         while len(data) >= begin + 9:
             end = begin + 9 + int.from_bytes(data[begin : begin + 3], "big")
@@ -186,5 +186,5 @@ def _frame(kind: int, payload: bytes, flags: int = 0, stream: int = 0) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    """A string of HPACK, shorter than 127 bytes, not Huffman-coded."""
+    """Returns a string of HPACK, shorter than 127 bytes and not Huffman-coded."""
     return bytes((len(text),)) + text.encode()

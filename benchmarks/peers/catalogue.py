@@ -1,4 +1,4 @@
-"""The servers that are compared: how each is asked, where its probabilities stand in the answer, how it is started."""
+"""Lists the servers that are compared: how each is started and asked, and where its answer holds the probabilities."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ from benchmarks.peers.processes import Marked, marked
 HERE = Path(__file__).parent
 MODEL = HERE.parents[1] / "classifier/attention_patterns/assets/model/model.onnx"
 _UV = Path(sys.executable).parent / "uv"
-_INSTALLING = 900.0  # seconds
+_INSTALL_LIMIT = 900.0  # seconds
 
 
 class PeerError(RuntimeError):
@@ -33,7 +33,7 @@ class PeerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Running:
-    """A server that was started: its port, its processes, and what it wrote."""
+    """A server that was started: its port, its processes, and the end of its output."""
 
     port: int
     processes: Marked
@@ -42,15 +42,15 @@ class Running:
 
 @dataclass(frozen=True)
 class Server:
-    """How a server is asked.
+    """A server, and how it is asked.
 
     Attributes:
-        title: its name in the table.
-        caller: what speaks its protocol.
-        path: of its method.
-        write: images, as bytes -> the request.
-        read: the answer, how many images -> probabilities float32, as bytes.
-        options: of its command, where it is ours.
+        title: Name in the table.
+        caller: Caller of its protocol.
+        path: Path of its method.
+        write: Images, as bytes -> request.
+        read: Answer, number of images -> probabilities float32, as bytes.
+        options: Options of its command, where it is ours.
     """
 
     title: str
@@ -62,12 +62,12 @@ class Server:
 
     @property
     def version(self) -> str:
-        """As installed."""
+        """Version that is installed."""
         return version("attention-patterns")
 
     @contextmanager
     def running(self) -> Iterator[Running]:
-        """Our own server, as it is started for ``make run``."""
+        """Starts our own server, as ``make run`` does, and ends it afterwards."""
         with marked() as processes, running_server(*self.options) as endpoint:
             yield Running(int(endpoint.rpartition(":")[2]), processes)
 
@@ -77,9 +77,9 @@ class Peer(Server):
     """Another server, in an environment of its own.
 
     Attributes:
-        name: of its files here, which is its key.
-        package: whose version is shown.
-        environments: the folder of the environments.
+        name: Name of its files here, and its key.
+        package: Package whose version is shown.
+        environments: Folder of the environments.
     """
 
     name: str = ""
@@ -88,7 +88,7 @@ class Peer(Server):
 
     @property
     def version(self) -> str:
-        """As pinned."""
+        """Version that is pinned."""
         pins = dict(line.split("==") for line in self._pins.splitlines())
         return pins[self.package]
 
@@ -97,10 +97,10 @@ class Peer(Server):
         return (HERE / f"{self.name}.txt").read_text()
 
     def install(self) -> None:
-        """Makes its environment, unless it is there with the same pins.
+        """Makes its environment, unless one with the same pins exists.
 
         Raises:
-            PeerError: it cannot be made.
+            PeerError: The environment cannot be made.
         """
         folder = self.environments / self.name
         stamp = folder / "pins.txt"
@@ -113,7 +113,7 @@ class Peer(Server):
         )
         for command in commands:
             try:
-                subprocess.run(command, check=True, capture_output=True, text=True, timeout=_INSTALLING)
+                subprocess.run(command, check=True, capture_output=True, text=True, timeout=_INSTALL_LIMIT)
             except subprocess.CalledProcessError as error:
                 raise PeerError(f"cannot be installed: {_end(error.stderr)}") from error
             except (OSError, subprocess.TimeoutExpired) as error:
@@ -122,7 +122,7 @@ class Peer(Server):
 
     @contextmanager
     def running(self) -> Iterator[Running]:
-        """Its server, in a folder of its own for whatever it writes."""
+        """Starts its server, in a folder of its own for whatever it writes, and ends it afterwards."""
         port = _free_port()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, marked() as processes:
             environment = {
@@ -172,18 +172,18 @@ def _our_probabilities(answer: bytes, _count: int) -> bytes:
 
 
 def _v2_request(images: bytes) -> bytes:
-    """A ModelInferRequest of the V2 protocol with one BYTES tensor, whose elements stand behind their sizes."""
+    """Returns a ModelInferRequest of the V2 protocol with one BYTES tensor, whose elements follow their sizes."""
     tensor = _field(1, b"images") + _field(2, b"BYTES") + _field(3, b"\x01")
     return _field(1, b"net") + _field(5, tensor) + _field(7, len(images).to_bytes(4, "little") + images)
 
 
 def _v2_probabilities(answer: bytes, count: int) -> bytes:
-    """The one element of the raw contents, which are the last field of a ModelInferResponse."""
+    """Returns the one element of the raw contents, which are the last field of a ModelInferResponse."""
     return answer[-4 * CLASSES * count :]
 
 
 def _field(number: int, payload: bytes) -> bytes:
-    """A field of protobuf: its number is below 16, its size takes as many groups of 7 bits as it needs."""
+    """Returns a field of protobuf: its number is below 16, its size takes as many groups of 7 bits as it needs."""
     size, head = len(payload), bytes((number << 3 | 2,))
     while size > 0x7F:
         head += bytes((size & 0x7F | 0x80,))

@@ -1,6 +1,6 @@
-"""LitServe, raw bytes both ways: its FastAPI takes a body of bytes where ``decode_request`` asks for one.
+"""Serves by LitServe, raw bytes both ways: its FastAPI takes a body of bytes where ``decode_request`` asks for one.
 
-A net a core (``workers_per_device``) and as many HTTP processes, its default. Between them stand the queues of a
+One net per core (``workers_per_device``) and as many HTTP processes, the default. Between them stand the queues of a
 multiprocessing manager: ``fast_queue``, which should put ZeroMQ in their place, changes nothing in 0.2.19 (the option
 does not reach the transport), and with the transport set by hand no request is answered.
 """
@@ -21,15 +21,15 @@ class Classifier(litserve.LitAPI):
         self.net = Net(os.environ["MODEL"])
 
     def decode_request(self, request: Annotated[bytes, Body(media_type="application/octet-stream")]) -> bytes:
-        """The body is the images."""
+        """Returns the body, which is the images."""
         return request
 
     def predict(self, images: bytes) -> bytes:
-        """Probabilities of images."""
+        """Returns the probabilities of images."""
         return self.net(images)
 
     def encode_response(self, probabilities: bytes) -> Response:
-        """The probabilities are the body."""
+        """Answers with the probabilities as the body."""
         return Response(probabilities, media_type="application/octet-stream")
 
 

@@ -1,4 +1,4 @@
-"""The load: callers that each send their next request when the last is answered."""
+"""Loads a server with callers that each send their next request when the last is answered."""
 
 import time
 from collections.abc import Callable
@@ -15,14 +15,14 @@ _BETWEEN_CONNECTS = 0.02  # seconds, so that the processes of a server each acce
 
 @dataclass(frozen=True)
 class Figures:
-    """What one measurement gave.
+    """The figures of one measurement.
 
     Attributes:
-        rate: requests a second.
-        median: milliseconds to an answer.
-        p99: the same, of the slowest hundredth.
-        server: CPU milliseconds of the server's processes a request.
-        caller: CPU milliseconds of the callers a request.
+        rate: Requests per second.
+        median: Median time to an answer, ms.
+        p99: 99 % quantile of that time, ms.
+        server: CPU time of the server's processes per request, ms.
+        caller: CPU time of the callers per request, ms.
     """
 
     rate: float
@@ -35,13 +35,13 @@ class Figures:
 def measure(
     connect: Callable[[], Caller], *, callers: int, seconds: float, size: int, server_cpu: Callable[[], float]
 ) -> Figures:
-    """Loads a server for ``seconds`` with ``callers`` connections, a thread each.
+    """Loads a server for ``seconds`` with ``callers`` connections, one thread each.
 
-    Threads of one process: they use 0.03 to 0.06 ms of CPU a small call, less than a third of a core together; two or
-    eight processes in their place got 3 to 10 % fewer answers.
+    They are threads of one process, which use 0.03 to 0.06 ms of CPU per small call, less than a third of a core
+    together; two or eight processes in their place got 3 to 10 % fewer answers.
 
     Raises:
-        CallError: an answer is not a success of ``size`` bytes.
+        CallError: An answer is not a success of ``size`` bytes.
     """
     with ExitStack() as stack, ThreadPoolExecutor(callers) as pool:
         connections = []

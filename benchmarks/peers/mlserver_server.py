@@ -1,9 +1,9 @@
-"""MLServer by gRPC, V2 protocol, with a runtime of its own kind and tensors of BYTES.
+"""Serves by MLServer over gRPC, V2 protocol, with a runtime of our own and tensors of BYTES.
 
 A UINT8 tensor, raw or not, becomes a Python list of its values on the way in: 30 ms more for 144 images. One process:
 ``parallel_workers`` passes requests through queues, is slower at both sizes, and with uvloop 0.22 or later does not
 start (its workers expect an event loop in their main thread). Few images are answered in the event loop, more in a
-thread for each call, so that both cores are used.
+thread per call, so that both cores are used.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ SMALL = 100_000  # bytes: about 15 images, 1.5 ms of the net
 
 
 class Classifier(MLModel):
-    """One BYTES tensor of a single element in, one out."""
+    """A runtime with one BYTES tensor of a single element in, and one out."""
 
     async def load(self) -> bool:
         """Loads the net."""
@@ -26,7 +26,7 @@ class Classifier(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Probabilities of images."""
+        """Answers with the probabilities of images."""
         images = payload.inputs[0].data[0]
         probabilities = self.net(images) if len(images) < SMALL else await asyncio.to_thread(self.net, images)
         output = ResponseOutput(name="probabilities", shape=[1], datatype="BYTES", data=[probabilities])

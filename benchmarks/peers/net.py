@@ -1,4 +1,4 @@
-"""The net as every peer runs it: bytes of images in, bytes of probabilities out."""
+"""Runs the net as every peer does: bytes of images in, bytes of probabilities out."""
 
 import numpy as np
 import onnxruntime
@@ -8,7 +8,7 @@ CLASSES = 5
 
 
 class Net:
-    """May be called by several threads at once, each using one core, as ``classifier.session`` has it."""
+    """The net. Several threads may call it at once, each using one core, as in ``attention_patterns.session``."""
 
     def __init__(self, path: str) -> None:
         """Loads the ONNX file at ``path``."""
@@ -19,7 +19,7 @@ class Net:
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, images: bytes) -> bytes:
-        """Probabilities float32 [n, 5] of images uint8 [n, 3, 48, 48]."""
+        """Returns probabilities float32 [n, 5] of images uint8 [n, 3, 48, 48]."""
         array = np.frombuffer(images, np.uint8).reshape(-1, *IMAGE)
         (probabilities,) = self._session.run(["probabilities"], {"images": array})
         return bytes(probabilities)

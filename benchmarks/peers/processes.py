@@ -1,4 +1,4 @@
-"""Processes of servers: found by a mark in their environment, so that all are counted and none is left."""
+"""Finds the processes of a server by a mark in their environment, so that all are counted and none is left."""
 
 import os
 import secrets
@@ -14,35 +14,37 @@ _GRACE = 10.0  # seconds to end on SIGTERM, and again on SIGKILL
 
 
 class LeftRunningError(RuntimeError):
-    """A process of a server could not be ended."""
+    """A process of a server that could not be ended."""
 
 
 class Marked:
-    """The processes that were started within ``marked``, with their children and whoever these started."""
+    """The processes that were started within ``marked``, with all of their descendants."""
 
     def __init__(self, mark: str) -> None:
-        """Those with ``mark`` in their environment."""
+        """Finds the processes that have ``mark`` in their environment."""
         self._entry = f"{_MARK}={mark}".encode()
 
     def pids(self) -> list[int]:
-        """Those alive."""
-        return [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit() and self._is_of(folder)]
+        """Returns the ids of the processes that are alive."""
+        return [
+            int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit() and self._has_mark(folder)
+        ]
 
-    def _is_of(self, folder: Path) -> bool:
+    def _has_mark(self, folder: Path) -> bool:
         try:
             return self._entry in (folder / "environ").read_bytes().split(b"\0")
         except OSError:  # ended meanwhile, or somebody else's
             return False
 
     def cpu(self) -> float:
-        """CPU seconds that they used."""
+        """Returns the CPU time that the living processes used, seconds."""
         return sum(map(_cpu, self.pids()))
 
     def end(self) -> None:
-        """Ends them all.
+        """Ends all processes.
 
         Raises:
-            LeftRunningError: some did not end.
+            LeftRunningError: Some did not end.
         """
         for number in (signal.SIGTERM, signal.SIGKILL):
             until = time.monotonic() + _GRACE
@@ -68,7 +70,7 @@ def _cpu(pid: int) -> float:
 
 @contextmanager
 def marked() -> Iterator[Marked]:
-    """Processes started within are marked, and ended at the end."""
+    """Marks the processes that are started inside, and ends them afterwards."""
     mark = secrets.token_hex(8)
     processes = Marked(mark)
     os.environ[_MARK] = mark

@@ -1,8 +1,8 @@
-"""Ray Serve, raw bytes both ways, in its high-throughput configuration.
+"""Serves by Ray Serve, raw bytes both ways, in its high-throughput configuration.
 
-HAProxy in front of a replica a core, each of which runs the net in its event loop: without
-RAY_SERVE_THROUGHPUT_OPTIMIZED and RAY_SERVE_ENABLE_HA_PROXY, which are off by default, ten times slower at one image a
-request. With HAProxy, Ray has the replicas listen on all interfaces.
+HAProxy stands in front of two replicas, one per core, each of which runs the net in its event loop. Without
+RAY_SERVE_THROUGHPUT_OPTIMIZED and RAY_SERVE_ENABLE_HA_PROXY, which are off by default, it is ten times slower at one
+image per request. With HAProxy, Ray has the replicas listen on all interfaces.
 """
 
 # ruff: noqa: E402  ray reads its variables when it is loaded
@@ -34,14 +34,14 @@ from starlette.responses import Response
 
 @serve.deployment(num_replicas=2, max_ongoing_requests=16)
 class Classifier:
-    """The net in a replica."""
+    """A replica, which runs the net."""
 
     def __init__(self) -> None:
         """Loads the net."""
         self.net = Net(os.environ["MODEL"])
 
     async def __call__(self, request: Request) -> Response:
-        """Probabilities of images."""
+        """Answers with the probabilities of images."""
         return Response(self.net(await request.body()), media_type="application/octet-stream")
 
 
