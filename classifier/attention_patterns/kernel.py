@@ -388,6 +388,19 @@ def _line_aligned(size: int, like: Any) -> Any:
 
 
 @_compiled
+def _keep(measures: Any, visible: Any, elements: Any, inside: Any, entropy: Any, length: int) -> None:
+    """Writes the measures of one map, MEASURES, from sums over its rows."""
+    in_stripes, in_lines, in_either, offset = elements
+    measures.visible_mass = visible / length
+    measures.stripe_mass = in_stripes / length
+    measures.line_mass = in_lines / length
+    measures.stripe_or_line_mass = in_either / length
+    measures.segment_mass = inside / length
+    measures.row_entropy = entropy / length
+    measures.line_offset = offset
+
+
+@_compiled
 def survey(
     address: int,
     stored: Any,
@@ -487,11 +500,4 @@ def survey(
             is_line,
             stripes[n],
         )
-        in_stripes, in_lines, in_either, offset = elements
-        measures[n].visible_mass = seen / length
-        measures[n].stripe_mass = in_stripes / length
-        measures[n].line_mass = in_lines / length
-        measures[n].stripe_or_line_mass = in_either / length
-        measures[n].segment_mass = inside / length
-        measures[n].row_entropy = entropy / length
-        measures[n].line_offset = offset
+        _keep(measures[n], seen, elements, inside, entropy, length)

@@ -5,10 +5,10 @@ Contract, Open Inference, tables, report and baselines take the names, their ord
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from functools import cached_property
 from textwrap import fill
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -17,6 +17,7 @@ from attention_patterns.attention_map import AttentionMaps, Declaration, TokenGr
 from attention_patterns.rendering import Survey
 
 _Class = TypeVar("_Class", bound=type)
+GUIDE = "annotation guide"  # the source of a pattern's elements
 _CLARK, _KOVALEVA = "Clark et al. 2019, section {}", "Kovaleva et al. 2019, section {}"
 
 
@@ -30,7 +31,7 @@ class Measure:
         formula: Definition, a noun phrase.
         label: Short name for people; in tables and messages it is the field's name.
         unit: "share" of attention, 0 to 1; "nats"; "tokens"; or "flag".
-        source: Paper and section; "annotation guide" for the elements of a pattern.
+        source: Paper and section, GUIDE for the elements of a pattern, "" for a measure of this project.
         dtype: Type of the values.
         per_token: Whether each map has a value for each token instead of one.
         needs: Declaration without which inputs do not have it: "" or "segments".
@@ -42,7 +43,7 @@ class Measure:
     formula: str
     label: str
     unit: str = "share"
-    source: str = "annotation guide"
+    source: str = GUIDE
     dtype: DTypeLike = np.float32
     per_token: bool = False
     needs: str = ""
@@ -127,26 +128,29 @@ class GroupSums:
         return np.where(self.surveyed.survey.causal, causal, self.size / length)
 
 
-def _measure(compute: Callable[[Any], NDArray[Any] | None], formula: str, label: str, **details: Any) -> Any:
-    return field(metadata={"measure": Measure(compute, formula, label, **details)})
-
-
-def _column(name: str, formula: str, label: str, **details: Any) -> Any:
-    return _measure(lambda surveyed: surveyed.column(name), formula, label, **details)
+def _column(name: str, formula: str, label: str, **details: Any) -> Measure:
+    """Returns the declaration of a measure of the kernel."""
+    return Measure(lambda surveyed: surveyed.column(name), formula, label, **details)
 
 
 def declared(result: type) -> dict[str, Measure]:
     """Returns the measures that ``Evidence`` or ``AttentionTo`` declares, by name and in their order."""
-    return {one.name: one.metadata["measure"] for one in fields(result) if "measure" in one.metadata}
+    hints = get_type_hints(result, include_extras=True)
+    return {
+        name: measure
+        for name, hint in hints.items()
+        for measure in getattr(hint, "__metadata__", ())
+        if isinstance(measure, Measure)
+    }
 
 
 def _described(result: _Class) -> _Class:
     """Adds the measures to the docstring of the class that declares them."""
     for name, measure in declared(result).items():
         unit = "" if measure.unit in ("share", "flag") else f", {measure.unit}"
-        source = "" if measure.source == "annotation guide" else f" ({measure.source})"
+        source = "" if measure.source in ("", GUIDE) else f" ({measure.source})"
         text = f"{name}: {np.dtype(measure.dtype).name}{unit}. {measure.formula}{source}."
-        result.__doc__ = f"{result.__doc__}\n" + fill(text, 116, initial_indent=" " * 8, subsequent_indent=" " * 12)
+        result.__doc__ = f"{result.__doc__}\n" + fill(text, 116, initial_indent=" " * 4, subsequent_indent=" " * 8)
     return result
 
 
@@ -155,47 +159,59 @@ def _described(result: _Class) -> _Class:
 class AttentionTo:
     """The attention that each head pays to a group of tokens S.
 
-    All arrays have the shape of the leading axes, values 0 to 1; every query row weighs the same. The literature calls
-    several of these "attention to [SEP]"; they differ.
-
-    Attributes:
-        positions: Positions of S in the matrix as sent, int64.
+    ``positions`` are those of S in the matrix as sent, int64. All other arrays have the shape of the leading axes, values
+    0 to 1; every query row weighs the same. The literature calls several of these "attention to [SEP]"; they differ.
     """
 
     positions: NDArray[np.int64]
-    share: NDArray[np.float32] = _measure(
-        lambda sums: sums.total / sums.length,
-        "Mean over query rows of the attention summed over S",
-        "share",
-        source=_CLARK.format("3.2"),
-    )
-    max_token_share: NDArray[np.float32] = _measure(
-        lambda sums: sums.received.max(axis=1) / sums.length,
-        "The largest column mean in S: the mean attention to its most attended token, as computed in the authors' "
-        "notebook; equals ``share`` when S is one token",
-        "most attended token",
-        source=_KOVALEVA.format("4.4"),
-    )
-    baseline: NDArray[np.float32] = _measure(
-        GroupSums.baseline,
-        "``share`` of a head that attends evenly: |S| / L, or for a causal head even over the reachable keys",
-        "by chance",
-        source="",
-    )
-    share_from_outside: NDArray[np.float32] = _measure(
-        GroupSums.share_from_outside,
-        "``share`` over the query rows that are not in S; NaN when there are none",
-        "from other tokens",
-        source=_CLARK.format("3.2"),
-        of_heads=False,
-    )
-    share_from_inside: NDArray[np.float32] = _measure(
-        lambda sums: sums.from_inside / sums.size,
-        "``share`` over the query rows in S",
-        "from the group itself",
-        source=_CLARK.format("3.2"),
-        of_heads=False,
-    )
+    share: Annotated[
+        NDArray[np.float32],
+        Measure(
+            lambda sums: sums.total / sums.length,
+            "Mean over query rows of the attention summed over S",
+            "share",
+            source=_CLARK.format("3.2"),
+        ),
+    ]
+    max_token_share: Annotated[
+        NDArray[np.float32],
+        Measure(
+            lambda sums: sums.received.max(axis=1) / sums.length,
+            "The largest column mean in S: the mean attention to its most attended token, as computed in the authors' "
+            "notebook; equals ``share`` when S is one token",
+            "most attended token",
+            source=_KOVALEVA.format("4.4"),
+        ),
+    ]
+    baseline: Annotated[
+        NDArray[np.float32],
+        Measure(
+            GroupSums.baseline,
+            "``share`` of a head that attends evenly: |S| / L, or for a causal head even over the reachable keys",
+            "even",
+            source="",
+        ),
+    ]
+    share_from_outside: Annotated[
+        NDArray[np.float32],
+        Measure(
+            GroupSums.share_from_outside,
+            "``share`` over the query rows that are not in S; NaN when there are none",
+            "from other tokens",
+            source="",
+            of_heads=False,
+        ),
+    ]
+    share_from_inside: Annotated[
+        NDArray[np.float32],
+        Measure(
+            lambda sums: sums.from_inside / sums.size,
+            "``share`` over the query rows in S",
+            "from the group itself",
+            source="",
+            of_heads=False,
+        ),
+    ]
 
 
 @_described
@@ -205,58 +221,78 @@ class Evidence:
 
     Visible attention is the attention in cells of at least 2.5 / L. All masses are fractions of all attention, 0 to 1.
     Arrays have the shape of the leading axes.
-
-    Attributes:
     """
 
-    visible_mass: NDArray[np.float32] = _column("visible_mass", "Mass of the visible cells", "visible")
-    stripe_mass: NDArray[np.float32] = _column(
-        "stripe_mass",
-        "Visible mass in stripes: columns visible in at least half of the rows that can reach them (in a causal map, "
-        "of columns that at least a quarter of the rows can reach)",
-        "stripes",
-    )
-    line_mass: NDArray[np.float32] = _column(
-        "line_mass",
-        "Visible mass in lines: runs of at most max(5, L / 10) neighbouring diagonals, each visible in at least half "
-        "of its cells outside the stripes; diagonals of fewer than L / 4 such cells are not counted",
-        "lines",
-    )
-    stripe_or_line_mass: NDArray[np.float32] = _column(
-        "stripe_or_line_mass", "Visible mass in stripes or lines, common cells counted once", "stripes or lines"
-    )
-    segment_mass: NDArray[np.float32] | None = _measure(
-        SurveyedMaps.segment_mass,
-        "Mean attention of a token to its own segment; None when segments were not declared",
-        "own segment",
-        needs="segments",
-    )
-    row_entropy: NDArray[np.float32] = _column(
-        "row_entropy",
-        "Mean entropy of the query rows, 0 to ln L, error under 1e-5",
-        "row entropy",
-        unit="nats",
-        source=f"{_CLARK.format('3.3')}; Ghader and Monz 2017",
-    )
-    stripes: NDArray[np.bool_] = _measure(
-        SurveyedMaps.stripes,
-        "Which columns are stripes, leading axes + [L as sent]; False in padding",
-        "stripes at",
-        unit="flag",
-        dtype=np.bool_,
-        per_token=True,
-        of_heads=False,
-    )
-    line_offset: NDArray[np.int32] = _column(
-        "line_offset",
-        "Key minus query position of the heaviest diagonal in a line (-1: the previous token); 0 and meaningless "
-        "where ``line_mass`` is 0",
-        "line offset",
-        unit="tokens",
-        dtype=np.int32,
-        given="line_mass",
-        of_heads=False,
-    )
+    visible_mass: Annotated[NDArray[np.float32], _column("visible_mass", "Mass of the visible cells", "visible")]
+    stripe_mass: Annotated[
+        NDArray[np.float32],
+        _column(
+            "stripe_mass",
+            "Visible mass in stripes: columns visible in at least half of the rows that can reach them (in a causal "
+            "map, of columns that at least a quarter of the rows can reach)",
+            "stripes",
+        ),
+    ]
+    line_mass: Annotated[
+        NDArray[np.float32],
+        _column(
+            "line_mass",
+            "Visible mass in lines: runs of at most max(5, L / 10) neighbouring diagonals, each visible in at least "
+            "half of its cells outside the stripes; diagonals of fewer than L / 4 such cells are not counted",
+            "lines",
+        ),
+    ]
+    stripe_or_line_mass: Annotated[
+        NDArray[np.float32],
+        _column(
+            "stripe_or_line_mass", "Visible mass in stripes or lines, common cells counted once", "stripes or lines"
+        ),
+    ]
+    segment_mass: Annotated[
+        NDArray[np.float32] | None,
+        Measure(
+            SurveyedMaps.segment_mass,
+            "Mean attention of a token to its own segment; None when segments were not declared",
+            "own segment",
+            source="",
+            needs="segments",
+        ),
+    ]
+    row_entropy: Annotated[
+        NDArray[np.float32],
+        _column(
+            "row_entropy",
+            "Mean entropy of the query rows, 0 to ln L, error under 1e-5",
+            "row entropy",
+            unit="nats",
+            source=f"{_CLARK.format('3.3')}; Ghader and Monz 2017",
+        ),
+    ]
+    stripes: Annotated[
+        NDArray[np.bool_],
+        Measure(
+            SurveyedMaps.stripes,
+            "Which columns are stripes, leading axes + [L as sent]; False in padding",
+            "stripes at",
+            unit="flag",
+            dtype=np.bool_,
+            per_token=True,
+            of_heads=False,
+        ),
+    ]
+    line_offset: Annotated[
+        NDArray[np.int32],
+        _column(
+            "line_offset",
+            "Key minus query position of the heaviest diagonal in a line (-1: the previous token); 0 and meaningless "
+            "where ``line_mass`` is 0",
+            "line offset",
+            unit="tokens",
+            dtype=np.int32,
+            given="line_mass",
+            of_heads=False,
+        ),
+    ]
 
 
 EVIDENCE: Mapping[str, Measure] = declared(Evidence)

@@ -1,8 +1,8 @@
-"""The tables of a run: labels, inputs, maps and heads. This is the one place that says what their columns are.
+"""The tables of a run, labels, inputs, maps and heads: the one place that declares their columns.
 
-``labels`` has one row an input, layer and head; ``inputs`` one row an input; ``maps`` the images of the heads of some
+``labels`` has one row per input, layer and head; ``inputs`` one row per input; ``maps`` one image per head of some
 inputs, or of all with ``--keep-maps``. Rows of the three belong together by task, input_id, part and model. ``heads``
-sums them up: one row a task, model, part, layer and head.
+sums them up: one row per task, model, part, layer and head.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ SCHEMA_VERSION = 3  # raised whenever a column changes its name, type or meaning
 
 _NAME = pa.dictionary(pa.int32(), pa.string())  # few values, each many times
 _KEY = [
-    ("task", _NAME),  # the file, folder or data set
+    ("task", _NAME),  # given as TASK=PATH, or the name of the file, folder or data set
     ("input_id", pa.string()),  # unique within the task
-    ("part", _NAME),  # "encoder", "decoder", or null where the source does not tell
+    ("part", _NAME),  # "encoder", "decoder", or null where the source does not know
     ("model", _NAME),  # the transformer's folder or hub name; null for dumps
 ]
 # Null where a measure is NaN: share_from_outside, where the group is the whole input.
@@ -48,7 +48,7 @@ LABELS = pa.schema(
         ("head", pa.int32()),  # 0 where the tensor has no head axis
         ("length", pa.int32()),  # tokens, padding not counted
         ("pattern", pa.dictionary(pa.int8(), pa.string())),
-        *((name, pa.float32()) for name in PROBABILITIES),  # what the net said
+        *((name, pa.float32()) for name in PROBABILITIES),  # the answer of the net
         ("margin", pa.float32()),
         ("uncertain", pa.bool_()),
         ("overruled", pa.bool_()),
@@ -66,14 +66,15 @@ INPUTS = pa.schema(
         ("revision", _NAME),
         ("length", pa.int32()),
         ("tokens", pa.list_(pa.string())),  # without padding; null where they were not declared
-        ("segments", pa.list_(pa.int32())),  # likewise
-        ("layers", pa.int32()),  # how many were labelled
-        ("heads", pa.int32()),
+        ("segments", pa.list_(pa.int32())),  # without padding; null where they were not declared
+        ("layers", pa.int32()),  # number of labelled layers
+        ("heads", pa.int32()),  # number of labelled heads of each layer
         ("warnings", pa.list_(pa.string())),
     ]
 )
 MAPS = pa.schema([*_KEY, ("layer", pa.int32()), ("head", pa.int32()), ("image", pa.binary())])  # uint8 [3, size, size]
 _MEAN = pa.float32()  # over the inputs that have the measure; null where none has
+_MEANS_TO = pa.struct([("group", pa.string()), *((name, _MEAN) for name in HEAD_GROUP_MEASURES)])
 HEADS = pa.schema(
     [
         ("task", _NAME),
@@ -84,8 +85,8 @@ HEADS = pa.schema(
         ("head", pa.int32()),
         ("inputs", pa.int64()),
         ("verdict", _NAME),  # "stable" or "mixed"
-        ("pattern", _NAME),  # the commonest
-        *((f"{end}_{name}", pa.float32()) for name in PATTERN_COLUMNS for end in ("share", "low", "high")),  # Wilson's
+        ("pattern", _NAME),  # the commonest over the inputs
+        *((f"{end}_{name}", pa.float32()) for name in PATTERN_COLUMNS for end in ("share", "low", "high")),  # 0 to 1; Wilson's
         ("entropy", pa.float32()),  # of the pattern over inputs, bits
         ("uncertain", pa.float32()),  # share of the inputs
         *((name, _MEAN) for name in HEAD_MEASURES),
@@ -96,94 +97,102 @@ HEADS = pa.schema(
     ]
 )
 
-_KEYS = len(_KEY) + 1  # columns, with the revision, of ``labels`` and ``inputs``
-_OF_THE_ANSWER = ("margin", "uncertain", "overruled", "causal")
+_KEYS = len(_KEY) + 1  # columns that name the input, with the revision, in ``labels`` and ``inputs``
+_ANSWER_COLUMNS = ("margin", "uncertain", "overruled", "causal")
 
 
-def versioned(schema: pa.Schema, **metadata: int | str) -> pa.Schema:
-    """``schema`` with the versions of schema and rendering, and what else is given, as the file's metadata."""
-    said = {"schema_version": SCHEMA_VERSION, "rendering_version": RENDERING_VERSION, **metadata}
-    return schema.with_metadata({name: str(value) for name, value in said.items()})
+def with_versions(schema: pa.Schema) -> pa.Schema:
+    """Returns the schema with the versions of the columns and of the rendering as the file's metadata."""
+    versions = {"schema_version": SCHEMA_VERSION, "rendering_version": RENDERING_VERSION}
+    return schema.with_metadata({name: str(version) for name, version in versions.items()})
 
 
 Labelled = tuple[MeasuredInput, Classification]
 
 
 def label_rows(inputs: Sequence[Labelled]) -> pa.RecordBatch:
-    """The rows of inputs in ``labels``, of each layer by layer."""
-    ones, results = [one for one, _ in inputs], [result for _, result in inputs]
+    """Returns the rows of inputs in ``labels``, those of each input layer by layer."""
+    measured, results = [maps for maps, _ in inputs], [result for _, result in inputs]
     evidence = [result.evidence for result in results]
     maps = [result.patterns.size for result in results]
     rows = np.repeat(np.arange(len(inputs)), maps)
     columns = {
-        "layer": _joined([np.repeat(np.asarray(one.layers, np.int32), len(one.heads)) for one in ones]),
-        "head": _joined([np.tile(np.asarray(one.heads, np.int32), len(one.layers)) for one in ones]),
+        "layer": _layers(measured),
+        "head": _heads(measured),
         "length": np.array([result.length for result in results], np.int32)[rows],
-        "pattern": _patterns(_joined([result.patterns for result in results])),
+        "pattern": _encode_patterns(_concatenate([result.patterns for result in results])),
         **dict(zip(PROBABILITIES, _probabilities(results).T, strict=True)),
-        **{name: _joined([getattr(result, name) for result in results]) for name in _OF_THE_ANSWER},
+        **{name: _concatenate([getattr(result, name) for result in results]) for name in _ANSWER_COLUMNS},
         "too_short": np.array([result.too_short for result in results])[rows],
         **{name: _evidence_column(name, measure, evidence, maps) for name, measure in EVIDENCE.items()},
         "attention_to": _attention_to(results),
-        "classifier": _named([result.model for result in results], rows),
+        "classifier": _encode_names([result.model for result in results], rows),
         "rendering_version": np.full(len(rows), RENDERING_VERSION, np.int16),
     }
-    return pa.record_batch([*_keys(ones, rows), *(columns[f.name] for f in list(LABELS)[_KEYS:])], schema=LABELS)
+    others = [columns[field.name] for field in list(LABELS)[_KEYS:]]
+    return pa.record_batch([*_name_columns(measured, rows), *others], schema=LABELS)
 
 
 def input_rows(inputs: Sequence[Labelled]) -> pa.RecordBatch:
-    """The row of each input in ``inputs``; the source's warnings stand before those of the classification."""
-    ones = [one for one, _ in inputs]
+    """Returns the row of each input in ``inputs``; the source's warnings stand before those of the classification."""
+    measured = [maps for maps, _ in inputs]
     columns = {
         "length": [result.length for _, result in inputs],
-        "tokens": [one.maps.declaration.tokens for one in ones],
-        "segments": [one.maps.declaration.segments for one in ones],
-        "layers": [len(one.layers) for one in ones],
-        "heads": [len(one.heads) for one in ones],
-        "warnings": [[*one.warnings, *result.warnings] for one, result in inputs],
+        "tokens": [maps.maps.declaration.tokens for maps in measured],
+        "segments": [maps.maps.declaration.segments for maps in measured],
+        "layers": [len(maps.layers) for maps in measured],
+        "heads": [len(maps.heads) for maps in measured],
+        "warnings": [[*maps.warnings, *result.warnings] for maps, result in inputs],
     }
-    others = [pa.array(columns[f.name], f.type) for f in list(INPUTS)[_KEYS:]]
-    return pa.record_batch([*_keys(ones, np.arange(len(ones))), *others], schema=INPUTS)
+    others = [pa.array(columns[field.name], field.type) for field in list(INPUTS)[_KEYS:]]
+    return pa.record_batch([*_name_columns(measured, np.arange(len(measured))), *others], schema=INPUTS)
 
 
-def map_rows(ones: Sequence[MeasuredInput]) -> pa.RecordBatch:
-    """The rows of inputs in ``maps``."""
-    rows = np.repeat(np.arange(len(ones)), [len(one.maps.images) for one in ones])
-    columns = [
-        _joined([np.repeat(np.asarray(one.layers, np.int32), len(one.heads)) for one in ones]),
-        _joined([np.tile(np.asarray(one.heads, np.int32), len(one.layers)) for one in ones]),
-        pa.array([image.tobytes() for one in ones for image in one.maps.images], pa.binary()),
-    ]
-    return pa.record_batch([*_keys(ones, rows)[: len(_KEY)], *columns], schema=MAPS)
+def map_rows(inputs: Sequence[MeasuredInput]) -> pa.RecordBatch:
+    """Returns the rows of inputs in ``maps``."""
+    rows = np.repeat(np.arange(len(inputs)), [len(measured.maps.images) for measured in inputs])
+    images = pa.array([image.tobytes() for measured in inputs for image in measured.maps.images], pa.binary())
+    columns = [*_name_columns(inputs, rows)[: len(_KEY)], _layers(inputs), _heads(inputs), images]
+    return pa.record_batch(columns, schema=MAPS)
 
 
 def error_row(name: InputName, error: Exception) -> dict[str, str | None]:
-    """A line of the errors file."""
+    """Returns a failure as a line of the errors file."""
     return {**vars(name), "error": type(error).__name__, "message": str(error)}
 
 
-def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Arrays of any shapes as one of one axis."""
+def _concatenate(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Joins arrays of any shapes into one of one axis."""
     return np.concatenate([array.ravel() for array in arrays])
 
 
-def _keys(ones: Sequence[MeasuredInput], rows: NDArray[np.int64]) -> list[pa.Array]:
-    """What tells inputs apart, with the revision; ``rows`` are the places of the inputs, row by row."""
-    names = [one.name for one in ones]
+def _layers(inputs: Sequence[MeasuredInput]) -> NDArray[np.int32]:
+    """Returns the layer of each map, int32 [maps]."""
+    return _concatenate([np.repeat(np.asarray(measured.layers, np.int32), len(measured.heads)) for measured in inputs])
+
+
+def _heads(inputs: Sequence[MeasuredInput]) -> NDArray[np.int32]:
+    """Returns the head of each map, int32 [maps]."""
+    return _concatenate([np.tile(np.asarray(measured.heads, np.int32), len(measured.layers)) for measured in inputs])
+
+
+def _name_columns(inputs: Sequence[MeasuredInput], rows: NDArray[np.int64]) -> list[pa.Array]:
+    """Returns the columns that name the input, with the revision; ``rows`` holds the place of each row's input."""
+    names = [measured.name for measured in inputs]
     ids = pa.array([name.input_id for name in names], pa.string()).take(pa.array(rows))
     task, part, model, revision = (
-        _named([getattr(name, field) for name in names], rows) for field in ("task", "part", "model", "revision")
+        _encode_names([getattr(name, field) for name in names], rows) for field in ("task", "part", "model", "revision")
     )
     return [task, ids, part, model, revision]
 
 
-def _named(values: Sequence[str | None], rows: NDArray[np.int64]) -> pa.DictionaryArray:
-    """Values of inputs, row by row, of which few are different."""
+def _encode_names(values: Sequence[str | None], rows: NDArray[np.int64]) -> pa.DictionaryArray:
+    """Returns the value of each row's input, where few values differ."""
     coded = pa.array(values, pa.string()).dictionary_encode()
     return pa.DictionaryArray.from_arrays(coded.indices.take(pa.array(rows)), coded.dictionary)
 
 
-def _patterns(names: NDArray[np.str_]) -> pa.DictionaryArray:
+def _encode_patterns(names: NDArray[np.str_]) -> pa.DictionaryArray:
     codes = (names[:, None] == PATTERN_NAMES).argmax(axis=1)
     return pa.DictionaryArray.from_arrays(codes.astype(np.int8), pa.array(PATTERN_NAMES))
 
@@ -200,14 +209,14 @@ def _evidence_column(name: str, measure: Measure, evidence: Sequence[Evidence], 
     absent = np.repeat([array is None for array in values], maps)
     filled = [np.zeros(n, measure.dtype) if array is None else array for array, n in zip(values, maps, strict=True)]
     if measure.given:
-        absent |= _joined([getattr(each, measure.given) for each in evidence]) == 0
-    return pa.array(_joined(filled), mask=absent)
+        absent |= _concatenate([getattr(each, measure.given) for each in evidence]) == 0
+    return pa.array(_concatenate(filled), mask=absent)
 
 
 def _positions(flags: Sequence[NDArray[np.bool_]]) -> pa.ListArray:
-    """For each row of each [maps, L] where it is True."""
-    counts = _joined([of_input.sum(axis=1) for of_input in flags])
-    positions = _joined([of_input.nonzero()[1] for of_input in flags])
+    """Returns the positions of True in each row; ``flags`` holds [maps, L] per input."""
+    counts = _concatenate([maps.sum(axis=1) for maps in flags])
+    positions = _concatenate([maps.nonzero()[1] for maps in flags])
     return pa.ListArray.from_arrays(_offsets(counts), positions.astype(np.int32))
 
 
@@ -216,16 +225,16 @@ def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int32]:
 
 
 def _attention_to(results: Sequence[Classification]) -> pa.ListArray:
-    """For each map one struct a group."""
+    """Returns the attention of each map to each token group, one struct per group."""
     names = [name for result in results for name in list(result.attention_to) * result.patterns.size]
     arrays = [pa.array(names, pa.string())]
     for field in list(_ATTENTION_TO)[1:]:
-        parts = [
+        stacked = [
             np.stack([getattr(group, field.name).ravel() for group in result.attention_to.values()], axis=1)
             for result in results
             if result.attention_to
         ]  # each [maps, groups]
-        values = _joined(parts).astype(np.float32) if parts else np.empty(0, np.float32)
+        values = _concatenate(stacked).astype(np.float32) if stacked else np.empty(0, np.float32)
         arrays.append(pa.array(values, mask=np.isnan(values)))
     groups = np.repeat([len(result.attention_to) for result in results], [result.patterns.size for result in results])
     return pa.ListArray.from_arrays(_offsets(groups), pa.StructArray.from_arrays(arrays, fields=list(_ATTENTION_TO)))
