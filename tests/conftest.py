@@ -4,7 +4,6 @@ import pytest
 
 from attention_patterns import PatternClassifier
 from attention_patterns_service import AttentionServer, Client
-from attention_patterns_training.labels.dataset import read_dataset
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # models come from packages or are made by the tests
 
@@ -13,12 +12,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # models come from packages or are made by t
 def classifier():
     """The bundled model."""
     return PatternClassifier.load()
-
-
-@pytest.fixture(scope="session")
-def labelled():
-    """The labelled data set."""
-    return read_dataset()
 
 
 @pytest.fixture(scope="session")
