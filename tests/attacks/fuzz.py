@@ -47,9 +47,10 @@ from attention_patterns_service.pb.attention_patterns.v1 import attention_patter
 from attention_patterns_service.pb.inference import open_inference_pb2 as infer_pb
 from attention_patterns_service.server.call import Call
 from attention_patterns_service.server.load import Load
-from attention_patterns_service.server.methods import Methods
+from attention_patterns_service.server.methods import AttentionPatternService
 from attention_patterns_service.server.metrics import Metrics
 from attention_patterns_service.server.open_inference.methods import NAME, OpenInference
+from attention_patterns_service.server.pipeline import Pipeline
 from tests.attacks import fuzz_seeds as seeds
 from tests.attacks.fuzz_seeds import Draw, Messages
 
@@ -394,18 +395,12 @@ class Bench:
         self.classifier = classifier or PatternClassifier.load()
         self.classifier.warm_up()
         metrics = Metrics(CollectorRegistry())
-        metrics.loaded(self.classifier.bundle)
-        self.load = Load(Limits(), metrics.under_way)
+        metrics.set_model(self.classifier.bundle)
+        self.load = Load(Limits(), metrics.set_load)
         self.turns = self.load._turns.qsize()
-        methods = Methods(self.classifier, self.load, metrics)
-        inference = OpenInference(lambda: self.classifier, self.load, metrics)
-        doors = {name.rpartition("/")[2]: door.answer for name, door in inference.doors().items()}
-        self.doors = doors | {
-            "ClassifyHeads": methods.classify_heads,
-            "StreamClassifyHeads": methods.classify_streamed,
-            "ClassifyImages": methods.classify_images,
-            "GetModel": methods.get_model,
-        }
+        pipeline = Pipeline(self.classifier, self.load, metrics)
+        methods = AttentionPatternService(pipeline).methods() | OpenInference(pipeline).methods()
+        self.methods = {name.rpartition("/")[2]: method.answer for name, method in methods.items()}
         self._unforeseen = _Unforeseen()
         logger = logging.getLogger("attention_patterns_service.contract.errors")
         logger.handlers, logger.propagate = [self._unforeseen], False
@@ -427,7 +422,7 @@ class Bench:
     def asked(self, name, data):
         """The answer of a method, or the outcome where there is none."""
         call = Call(Caller(), method=name, caller="", seconds=60.0)
-        answer = self.attempted(lambda: self.doors[name](data, call))
+        answer = self.attempted(lambda: self.methods[name](data, call))
         if self.load.bytes or self.load._turns.qsize() != self.turns:
             return Outcome("", crash="the load is not given back")
         return answer

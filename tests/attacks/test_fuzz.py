@@ -284,7 +284,7 @@ def test_what_the_library_is_told_and_does_not_fit(bench, declared, expected):
 def test_lengths_whose_sum_overflows_end_in_no_segmentation_fault():
     """In a process of its own: numpy takes the sum of these for 9, and has room for as many."""
     code = (
-        "import numpy; from classifier import PatternClassifier; "
+        "import numpy; from attention_patterns import PatternClassifier; "
         "PatternClassifier.load().classify(numpy.eye(9), segments=[2**63 - 1, 2**63 - 1, 11])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120)
@@ -466,7 +466,7 @@ def test_the_program_follows_coverage_and_tells(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "│ ClassifyHeads │" in done.stdout
     (folder,) = tmp_path.iterdir()
-    assert "Instrumenting service.converters" in (folder / "ClassifyHeads.log").read_text()
+    assert "Instrumenting attention_patterns_service.contract.converters" in (folder / "ClassifyHeads.log").read_text()
 
 
 def test_an_input_is_fed_again(tmp_path, capsys, bench):

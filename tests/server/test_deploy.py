@@ -23,7 +23,7 @@ from attention_patterns_service.command.cli import app
 from attention_patterns_service.command.demo import running_server
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.attention_patterns.v1.attention_patterns_pb2_grpc import AttentionPatternServiceStub
-from attention_patterns_service.server.server import SERVICE
+from attention_patterns_service.server.methods import SERVICE
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()

@@ -208,7 +208,7 @@ def test_calls_without_a_message_hold_no_place_for_ever(classifier):
 @pytest.mark.parametrize("name", ["ClassifyHeads", "ClassifyImages", "GetModel"])
 def test_what_is_no_message_is_named(server, name):
     with grpc.insecure_channel(server.endpoint) as channel:
-        with pytest.raises(grpc.RpcError, match="the message is no ") as refused:
+        with pytest.raises(grpc.RpcError, match="the message is not a ") as refused:
             method(channel, name)(b"\xff\xff\xff")
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         with pytest.raises(grpc.RpcError, match="the call holds no message, expected one"):
@@ -220,7 +220,7 @@ def test_a_stream_ends_at_what_is_no_message(server):
         good = pb.StreamClassifyHeadsRequest().SerializeToString()
         call = method(channel, "StreamClassifyHeads", "stream_stream")(iter([good, b"\xff\xff\xff", good]))
         assert pb.StreamClassifyHeadsResponse.FromString(next(call)).error.reason == "DATA_TYPE"
-        with pytest.raises(grpc.RpcError, match="the message is no StreamClassifyHeadsRequest"):
+        with pytest.raises(grpc.RpcError, match="the message is not a StreamClassifyHeadsRequest"):
             next(call)
 
 

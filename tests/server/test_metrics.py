@@ -80,5 +80,5 @@ def test_a_model_of_another_size_may_take_over(watched, classifier):
     answer = classifier.classify_images(np.zeros((1, 3, 48, 48), np.uint8))
     for size in (48, 64):
         for _ in range(20):
-            server.metrics.seen(np.zeros((1, 3, size, size), np.uint8), answer)
+            server.metrics.count_answers(np.zeros((1, 3, size, size), np.uint8), answer)
     server.replace(PatternClassifier.load())

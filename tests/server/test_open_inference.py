@@ -318,7 +318,7 @@ ONE = tensor("attention", "FP32", [1, 1])
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (request(tensor("attention", "FP16", [1, 1])), "attention is FP16, expected in raw_input_contents"),
+        (request(tensor("attention", "FP16", [1, 1])), "attention has datatype FP16 and no raw contents, expected it in raw_input_contents"),
         (request(tensor("attention", "FP32", [2, 2], fp64_contents=[1] * 4)), "0 values in contents.fp32_contents"),
         (request(tensor("attention", "FP32", [-1, -1], fp32_contents=[1])), "attention has shape [-1, -1], expected"),
         (request(tensor("attention", "FP32", [1] * 70, fp32_contents=[1])), "attention has 70 axes"),
@@ -328,7 +328,7 @@ ONE = tensor("attention", "FP32", [1, 1])
         ),
         (
             request(ONE, raw_input_contents=[bytes(4)] * 2),
-            "raw_input_contents has 2 entries, expected one for",
+            "raw_input_contents has 2 entries, expected one for each of 1 inputs",
         ),
         (request(ONE, raw_input_contents=[bytes(5)]), "attention has 5 bytes, expected 4 for each FP32"),
         (request(ONE, raw_input_contents=[bytes(8)]), "2 values in raw_input_contents, expected 1"),
@@ -347,7 +347,7 @@ def test_damaged_messages_are_told(stub, asked, message):
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b"\1\0\0\0a\2\0\0\0b", "tokens has 10 bytes, expected 2 texts, each behind its size in 4 bytes"),
+        (b"\1\0\0\0a\2\0\0\0b", "tokens has 10 bytes, expected 2 texts, each after its size in 4 bytes"),
         (b"\1\0\0\0a\1\0", "tokens has 7 bytes, expected 2 texts"),
         (b"\1\0\0\0a\1\0\0\0b\1\0\0\0c", "tokens has 15 bytes, expected 2 texts"),
         (b"\1\0\0\0a", "tokens has shape [2] of BYTES and 1 values"),

@@ -32,7 +32,7 @@ from attention_patterns_service.contract.converters import (
 from attention_patterns_service.contract.wire import Parcel
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.attention_patterns.v1.attention_patterns_pb2_grpc import AttentionPatternServiceStub
-from attention_patterns_service.server.server import SERVICE
+from attention_patterns_service.server.methods import SERVICE
 from tests.helpers.drawn_maps import random_maps
 from tests.helpers.equality import assert_equal
 

@@ -1,4 +1,4 @@
-"""One call on its way through the server: its deadline, what it took, and what came of it."""
+"""One call on its way through the server: its deadline, its figures, and the time that each stage took."""
 
 import time
 from collections import defaultdict
@@ -14,67 +14,75 @@ from attention_patterns.classifier import Oversight
 
 
 class Call:
-    """What is known of one call; shared by the threads that work on it.
+    """One call on its way through the server; shared by the threads that work on it.
 
     Attributes:
-        method: the method's name.
-        request_id: as the caller chose it, of a stream that of its last request.
-        maps: how many were classified.
-        received: bytes of its messages.
-        sent: bytes of its answers.
+        method: Name of the method.
+        caller: Name of the caller's token; "" where the server asks for none.
+        request_id: Id that the caller chose; of a stream, that of its last request.
+        maps: Number of maps or images to classify.
+        received: Bytes of its messages.
+        sent: Bytes of its answers.
     """
 
     def __init__(self, context: grpc.ServicerContext, *, method: str, caller: str, seconds: float) -> None:
-        """Starts now; ``seconds`` is how long a request may take, ``caller`` the name of its token."""
+        """Starts the clock; each request of the call may take ``seconds``."""
         self.method = method
         self.caller = caller
         self.request_id = ""
         self.maps = self.received = self.sent = 0
-        self.started = time.perf_counter()
+        self._started = time.perf_counter()
         self._context = context
         self._seconds = seconds
         self._stages: defaultdict[str, list[float]] = defaultdict(list)
 
     @property
     def peer(self) -> str:
-        """The address of the caller."""
+        """Address of the caller."""
         return str(self._context.peer())
 
     @property
     def metadata(self) -> list[tuple[str, str | bytes]]:
-        """What the caller sent beside its messages."""
+        """Metadata that came with the call, as pairs of key and value."""
         return [(key, value) for key, value in self._context.invocation_metadata()]
 
     @property
     def elapsed(self) -> float:
         """Seconds since the call began."""
-        return time.perf_counter() - self.started
+        return time.perf_counter() - self._started
 
     @property
     def stages(self) -> dict[str, float]:
         """Stage -> seconds, summed over the cores."""
         return {stage: sum(times) for stage, times in self._stages.items()}
 
-    def oversight(self, seen: Callable[[NDArray[np.uint8], NetAnswer], None]) -> tuple[float, Oversight]:
-        """Seconds that a request which begins now has, and what watches it: it ends with the call or its time."""
+    def deadline(self) -> float:
+        """Returns when a request that begins now must be answered, in seconds of ``time.perf_counter``."""
         remaining = self._context.time_remaining()
-        seconds = self._seconds if remaining is None else min(remaining, self._seconds)
-        end = time.perf_counter() + seconds
-        return seconds, Oversight(
-            wanted=lambda: time.perf_counter() < end and bool(self._context.is_active()),
-            spent=self.spent,
+        return time.perf_counter() + (self._seconds if remaining is None else min(remaining, self._seconds))
+
+    def oversight(self, deadline: float, seen: Callable[[NDArray[np.uint8], NetAnswer], None]) -> Oversight:
+        """Returns what times a classification and ends it at the deadline or with the call.
+
+        Args:
+            deadline: Seconds of ``time.perf_counter``.
+            seen: Receives the images of each chunk and the net's answer to them.
+        """
+        return Oversight(
+            wanted=lambda: time.perf_counter() < deadline and bool(self._context.is_active()),
+            spent=self.add_time,
             seen=seen,
         )
 
-    def spent(self, stage: str, seconds: float) -> None:
+    def add_time(self, stage: str, seconds: float) -> None:
         """Adds to the time of a stage."""
         self._stages[stage].append(seconds)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measures a stage."""
+        """Adds the time spent inside to a stage."""
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.spent(name, time.perf_counter() - started)
+            self.add_time(name, time.perf_counter() - started)

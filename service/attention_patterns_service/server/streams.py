@@ -1,4 +1,4 @@
-"""Answering the messages of a stream in order, reading a few ahead."""
+"""Answers to the messages of a stream, in their order, while a few messages are read ahead."""
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,26 +10,26 @@ import grpc
 
 from attention_patterns.errors import DeadlineError
 
-READ_AHEAD = 2  # requests of a stream that are classified while their answers' turn comes
+READ_AHEAD = 2  # messages of a stream that are answered before their answer's turn comes
 
 
-def in_order(
-    answer: Callable[[bytes], bytes], requests: Iterator[bytes], *, idle_seconds: float
+def answer_in_order(
+    answer: Callable[[bytes], bytes], messages: Iterator[bytes], *, idle_seconds: float
 ) -> Generator[bytes, None, None]:
-    """Yields the answers in the order of the requests, reading and answering a few ahead.
+    """Yields the answers in the order of the messages, reading and answering a few ahead.
 
-    A thread of its own reads, so that no answer waits for the request after it.
+    A thread of its own reads, so that no answer waits for the message after it.
 
     Raises:
-        DeadlineError: nothing came for ``idle_seconds``.
+        DeadlineError: No message came for ``idle_seconds``.
     """
     pending: Queue[Future[bytes] | None] = Queue(READ_AHEAD)
     pool = ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="stream")
 
     def read() -> None:
         with suppress(grpc.RpcError, RuntimeError):  # the call was cancelled; the pool was shut down
-            for request in requests:
-                pending.put(pool.submit(answer, request))
+            for message in messages:
+                pending.put(pool.submit(answer, message))
         pending.put(None)
 
     future: Future[bytes] | None = Future()

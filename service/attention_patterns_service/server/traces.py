@@ -1,6 +1,6 @@
-"""OpenTelemetry traces, where the environment names a collector (OTEL_EXPORTER_OTLP_ENDPOINT) and the extra is there.
+"""OpenTelemetry traces, sent to the collector that the environment names (OTEL_EXPORTER_OTLP_ENDPOINT).
 
-A call is one span, a child of the caller's where its metadata carries one; what it took by stage stands in attributes.
+A call is one span, a child of the caller's where its metadata carries one; attributes hold the time of each stage.
 """
 
 import os
@@ -8,27 +8,29 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from attention_patterns.programs.extras import extra
 from attention_patterns_service.contract.errors import Failure
 from attention_patterns_service.server.call import Call
 
+_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 Trace = Callable[[Call, Failure | None, Iterable[tuple[str, Any]]], None]
 
 
-def tracing() -> Trace | None:
-    """What writes the span of a call that ended; None where traces are not asked for.
+def load_tracing() -> Trace | None:
+    """Returns a function that writes the span of a call that ended; None where traces are not asked for.
 
     Raises:
-        ImportError: they are asked for and the extra ``traces`` is not installed.
+        MissingExtraError: Traces are asked for and the extra ``traces`` is not installed.
     """
-    if "OTEL_EXPORTER_OTLP_ENDPOINT" not in os.environ:
+    if _ENDPOINT not in os.environ:
         return None
-    # An extra: these are loaded only where traces are asked for.
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
-    from opentelemetry.trace import SpanKind, StatusCode  # noqa: PLC0415
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+    with extra("traces", needed_by=_ENDPOINT):
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+        from opentelemetry.trace import SpanKind, StatusCode  # noqa: PLC0415
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
     provider = TracerProvider(resource=Resource.create({"service.name": "attention-serve"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

@@ -1,4 +1,4 @@
-"""Ends calls whose message does not come or whose answer is not taken: they would hold their places for ever."""
+"""The watchdog ends calls whose message does not come or whose answer is not taken: they would keep their places."""
 
 import time
 from collections.abc import Iterator
@@ -7,29 +7,29 @@ from threading import Event, Thread
 
 import grpc
 
-_LOOK = 0.5  # seconds between two looks
+_PERIOD = 0.5  # seconds between two rounds
 
 
 class Watchdog:
-    """Cancels calls that wait for their caller for longer than ``seconds``."""
+    """A thread that cancels the calls which wait for their caller for longer than ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
-        """Watches once it is started."""
+        """Takes the seconds that a call may wait; nothing is cancelled before ``start``."""
         self._seconds = seconds
         self._waiting: dict[grpc.ServicerContext, float] = {}
         self._stopped = Event()
 
     def start(self) -> None:
-        """Looks from time to time, on a thread of its own, until ``stop``."""
+        """Starts the thread, which runs until ``stop``."""
         Thread(target=self._run, name="watchdog", daemon=True).start()
 
     def stop(self) -> None:
-        """Looks no more."""
+        """Ends the thread."""
         self._stopped.set()
 
     @contextmanager
     def waiting(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """Watches a call while it waits for its caller."""
+        """Watches a call inside, while it waits for its caller."""
         self.watch(context)
         try:
             yield
@@ -37,15 +37,15 @@ class Watchdog:
             self.forget(context)
 
     def watch(self, context: grpc.ServicerContext) -> None:
-        """Watches a call, which waits for its caller from now on."""
+        """Starts to watch a call, which waits for its caller from now on."""
         self._waiting[context] = time.monotonic() + self._seconds
 
     def forget(self, context: grpc.ServicerContext) -> None:
-        """Watches it no more."""
+        """Stops watching a call."""
         self._waiting.pop(context, None)
 
     def _run(self) -> None:
-        while not self._stopped.wait(_LOOK):
+        while not self._stopped.wait(_PERIOD):
             now = time.monotonic()
             for context in [context for context, end in list(self._waiting.items()) if now > end]:
                 context.cancel()

@@ -1,4 +1,4 @@
-"""The tensors of the Open Inference Protocol, to the library's types and back."""
+"""Tensors of the Open Inference Protocol to the library's types, and back."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -30,7 +30,7 @@ from attention_patterns.measures import EVIDENCE, GROUP_MEASURES
 from attention_patterns_service.contract.wire import DECLARATIONS, Parcel, Route
 from attention_patterns_service.pb.inference import open_inference_pb2 as pb
 
-INFER = Route(  # its payload: the first of its raw contents; flat: the others, and typed contents of floating point
+INFER = Route(  # payload: the first of the raw contents; flat: the others, and typed contents of floating point
     pb.ModelInferRequest, (7,), rest=DECLARATIONS, flat=((7,), (5, 5, 6), (5, 5, 7))
 )
 ATTENTION_TYPES = {
@@ -40,7 +40,7 @@ ATTENTION_TYPES = {
     "BF16": DataType.BFLOAT16,
 }
 _STORED: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype("u1"),  # its byte: one that is neither 0 nor 1 is an error, not true
+    "BOOL": np.dtype("u1"),  # the byte: a value that is neither 0 nor 1 is an error, not true
     "UINT8": np.dtype("u1"),
     "INT32": np.dtype("<i4"),
     "INT64": np.dtype("<i8"),
@@ -64,16 +64,16 @@ _GROUP = "attention_to."
 
 @dataclass(frozen=True)
 class TensorKind:
-    """A tensor that a model takes or gives.
+    """A tensor that a model takes or gives, as the protocol describes it.
 
     Attributes:
-        name: its name.
-        datatypes: the protocol's names of the types that it may have.
-        shape: its axes; -1: any size from 1 up.
-        required: whether every request has it.
-        any_axes: whether it may have other axes, of which the library knows more than ``shape`` does.
-        mistyped: raised where it is of another type.
-        misfit: raised where it is of another shape, or the shape does not fit the values.
+        name: Name of the tensor.
+        datatypes: Names, in the protocol, of the types that it may have.
+        shape: Its axes; -1 is any size from 1 up.
+        required: Whether every request has it.
+        any_axes: Whether other axes than those of ``shape`` are left for the library to check.
+        type_error: Error class where the tensor is of another type.
+        shape_error: Error class where it is of another shape, or the shape does not fit the values.
     """
 
     name: str
@@ -81,71 +81,77 @@ class TensorKind:
     shape: tuple[int, ...]
     required: bool = True
     any_axes: bool = False
-    mistyped: type[AttentionPatternsError] = DataTypeError
-    misfit: type[AttentionPatternsError] = ShapeError
+    type_error: type[AttentionPatternsError] = DataTypeError
+    shape_error: type[AttentionPatternsError] = ShapeError
 
 
 @dataclass(frozen=True)
-class Input:
-    """An input of a request, its shape checked and its values not read yet.
+class InputTensor:
+    """A tensor of a request, of which the values are not read yet.
 
     Attributes:
-        kind: what it should be.
-        tensor: what is said of it.
-        raw: its values; None where ``tensor`` holds them.
+        kind: Description that it must fit.
+        message: Its description, which may hold its values.
+        raw: Its values; None where ``message`` holds them.
     """
 
     kind: TensorKind
-    tensor: pb.ModelInferRequest.InferInputTensor
+    message: pb.ModelInferRequest.InferInputTensor
     raw: memoryview | bytes | None
 
     @property
     def shape(self) -> list[int]:
-        """The size of each axis."""
-        return list(self.tensor.shape)
+        """Size of each axis."""
+        return list(self.message.shape)
 
     def values(self) -> NDArray[Any]:
-        """The values, on the memory of ``raw`` where there is one; BYTES as objects.
+        """Returns the values, on the memory of ``raw`` unless that is None; BYTES as objects.
 
         Raises:
-            AttentionPatternsError: ``kind`` says which.
-            MessageError: they are of a type that travels only in raw contents.
+            AttentionPatternsError: The values do not fit type or shape; ``kind`` names the class.
+            MessageError: The values are of a type that travels only in raw contents.
         """
-        name, shape, datatype, count = self.kind.name, self.shape, self.tensor.datatype, math.prod(self.shape)
+        name, shape, datatype, count = self.kind.name, self.shape, self.message.datatype, math.prod(self.shape)
         if self.raw is None:
-            where, flat = f"contents.{_CONTENTS.get(datatype)}", self._typed()
+            where, flat = f"contents.{_CONTENTS.get(datatype)}", self._read_contents()
         else:
-            where, flat = "raw_input_contents", self._split(count) if datatype == "BYTES" else self._in_place()
+            where = "raw_input_contents"
+            flat = self._split_texts(count) if datatype == "BYTES" else self._view_raw()
         if len(flat) != count:
-            raise self.kind.misfit(
+            raise self.kind.shape_error(
                 f"{name} has shape {shape!r:.80} of {datatype} and {len(flat)} values in {where}, expected {count}"
             )
         return flat.reshape(shape)
 
-    def _typed(self) -> NDArray[Any]:
-        kind, datatype = self.kind, self.tensor.datatype
+    def _read_contents(self) -> NDArray[Any]:
+        """Returns the typed contents as one axis."""
+        kind, datatype = self.kind, self.message.datatype
         if datatype not in _CONTENTS:
-            raise MessageError(f"{kind.name} is {datatype}, expected in raw_input_contents, where alone it can be")
-        found = getattr(self.tensor.contents, _CONTENTS[datatype])
+            raise MessageError(
+                f"{kind.name} has datatype {datatype} and no raw contents, expected it in raw_input_contents, the only "
+                "place for that type"
+            )
+        contents = getattr(self.message.contents, _CONTENTS[datatype])
         if datatype == "BYTES":
-            return np.fromiter(found, np.object_, len(found))
+            return np.fromiter(contents, np.object_, len(contents))
         stored = _STORED[datatype]
-        wide = stored if datatype != "UINT8" else np.dtype(np.uint32)  # which its contents are of
-        values = np.fromiter(found, wide, len(found))
+        wide = stored if datatype != "UINT8" else np.dtype(np.uint32)  # the type that contents have for UINT8
+        values = np.fromiter(contents, wide, len(contents))
         if wide is not stored and values.max(initial=0) > 255:
-            raise kind.mistyped(f"{kind.name} holds {values.max()}, expected 0 to 255")
+            raise kind.type_error(f"{kind.name} holds {values.max()}, expected 0 to 255")
         return values.astype(stored, copy=False)
 
-    def _in_place(self) -> NDArray[Any]:
-        stored, raw = _STORED[self.tensor.datatype], self.raw or b""
+    def _view_raw(self) -> NDArray[Any]:
+        """Returns the raw contents as one axis, in place."""
+        stored, raw = _STORED[self.message.datatype], self.raw or b""
         if len(raw) % stored.itemsize:
-            raise self.kind.misfit(
-                f"{self.kind.name} has {len(raw)} bytes, expected {stored.itemsize} for each {self.tensor.datatype}"
+            raise self.kind.shape_error(
+                f"{self.kind.name} has {len(raw)} bytes, expected {stored.itemsize} for each {self.message.datatype}"
             )
         return np.frombuffer(raw, stored)
 
-    def _split(self, most: int) -> NDArray[np.object_]:
-        """Texts that stand each behind its size in 4 bytes."""
+    def _split_texts(self, most: int) -> NDArray[np.object_]:
+        """Returns the texts of the raw contents, each of which follows its size in 4 bytes."""
         raw, begin = self.raw or b"", 0
         texts: list[bytes] = []
         while begin < len(raw) and len(texts) < most:
@@ -153,84 +159,92 @@ class Input:
             begin = first + int.from_bytes(raw[begin:first], "little")
             texts.append(bytes(raw[first:begin]))
         if begin != len(raw):
-            raise self.kind.misfit(
-                f"{self.kind.name} has {len(raw)} bytes, expected {most} texts, each behind its size in 4 bytes"
+            raise self.kind.shape_error(
+                f"{self.kind.name} has {len(raw)} bytes, expected {most} texts, each after its size in 4 bytes"
             )
         return np.fromiter(texts, np.object_, len(texts))
 
 
-def inputs_of(parcel: Parcel[pb.ModelInferRequest], kinds: Iterable[TensorKind]) -> dict[str, Input]:
-    """The inputs of a request, by name.
+def inputs_of(parcel: Parcel[pb.ModelInferRequest], kinds: Iterable[TensorKind]) -> dict[str, InputTensor]:
+    """Returns the input tensors of a request, by name.
 
     Raises:
-        MessageError: one is missing, twice there or unknown, or values are in two places.
-        AttentionPatternsError: one is of another type or shape; its kind says which.
+        MessageError: A tensor is missing, unknown or named twice, or its values are in two places.
+        AttentionPatternsError: A tensor is of another type or shape; its kind names the class.
     """
     request, known = parcel.message, {kind.name: kind for kind in kinds}
     raw = [*([] if parcel.payload is None else [parcel.payload]), *request.raw_input_contents]
     if raw and len(raw) != len(request.inputs):
-        raise MessageError(f"raw_input_contents has {len(raw)} entries, expected one for each of {len(request.inputs)}")
-    found: dict[str, Input] = {}
-    for number, tensor in enumerate(request.inputs):
-        if tensor.name not in known or tensor.name in found:
-            raise MessageError(f"inputs[{number}] is {tensor.name!r:.80}, expected {', '.join(known)}, each once")
-        if raw and tensor.contents.ByteSize():
-            raise MessageError(f"{tensor.name} has contents beside raw_input_contents, expected one of them")
-        found[tensor.name] = _checked(Input(known[tensor.name], tensor, raw[number] if raw else None))
-    for kind in known.values():
-        if kind.required and kind.name not in found:
-            raise MessageError(f"the request has no input {kind.name}, expected it")
-    return found
-
-
-def _checked(one: Input) -> Input:
-    kind, shape = one.kind, one.shape
-    if one.tensor.datatype not in kind.datatypes:
-        raise kind.mistyped(
-            f"{kind.name} has datatype {one.tensor.datatype!r:.40}, expected {' or '.join(kind.datatypes)}"
+        raise MessageError(
+            f"raw_input_contents has {len(raw)} entries, expected one for each of {len(request.inputs)} inputs"
         )
+    inputs: dict[str, InputTensor] = {}
+    for number, message in enumerate(request.inputs):
+        name = message.name
+        if name not in known or name in inputs:
+            raise MessageError(f"inputs[{number}] is {name!r:.80}, expected {', '.join(known)}, each once")
+        if raw and message.contents.ByteSize():
+            raise MessageError(f"{name} has contents beside raw_input_contents, expected one of them")
+        inputs[name] = InputTensor(known[name], message, raw[number] if raw else None)
+        _check_kind(inputs[name])
+    for kind in known.values():
+        if kind.required and kind.name not in inputs:
+            raise MessageError(f"the request has no input {kind.name}, expected it")
+    return inputs
+
+
+def _check_kind(tensor: InputTensor) -> None:
+    kind, datatype, shape = tensor.kind, tensor.message.datatype, tensor.shape
+    if datatype not in kind.datatypes:
+        raise kind.type_error(f"{kind.name} has datatype {datatype!r:.40}, expected {' or '.join(kind.datatypes)}")
     if len(shape) > MOST_AXES:
-        raise kind.misfit(f"{kind.name} has {len(shape)} axes, expected {list(kind.shape)}, -1 being any from 1 up")
+        raise kind.shape_error(
+            f"{kind.name} has {len(shape)} axes, expected {list(kind.shape)}, -1 being any from 1 up"
+        )
     fits = len(shape) == len(kind.shape) and all(map(_fits, kind.shape, shape))
     if min(shape, default=1) < 1 or not (fits or kind.any_axes):
-        raise kind.misfit(f"{kind.name} has shape {shape!r:.80}, expected {list(kind.shape)}, -1 being any from 1 up")
-    return one
+        raise kind.shape_error(
+            f"{kind.name} has shape {shape!r:.80}, expected {list(kind.shape)}, -1 being any from 1 up"
+        )
 
 
 def _fits(expected: int, size: int) -> bool:
     return expected in (-1, size)
 
 
-def maps_of(attention: Input) -> AttentionMaps:
-    """The maps to classify.
+def maps_of(attention: InputTensor) -> AttentionMaps:
+    """Returns the maps to classify.
 
     Raises:
-        ShapeError, DataTypeError: the tensor is damaged or not self-attention.
+        ShapeError, DataTypeError: The tensor is damaged or not self-attention.
     """
-    return read_attention(attention.values(), ATTENTION_TYPES[attention.tensor.datatype])
+    return read_attention(attention.values(), ATTENTION_TYPES[attention.message.datatype])
 
 
-def declaration_of(inputs: Mapping[str, Input], length: int) -> Declaration:
-    """What a request declares of its maps of ``length`` tokens.
+def declaration_of(inputs: Mapping[str, InputTensor], length: int) -> Declaration:
+    """Returns the declaration that a request makes of its maps of ``length`` tokens.
 
     Raises:
-        InvalidDeclarationError: a declaration does not fit the maps or another declaration.
+        InvalidDeclarationError: A declaration does not fit the maps or another declaration.
     """
-
-    def declared(name: str) -> NDArray[Any] | None:
-        one = inputs.get(name)
-        if one and one.shape[0] > length:
-            raise one.kind.misfit(f"{name} has shape {one.shape}, expected at most {length}, the tokens of the maps")
-        return one.values() if one else None
-
-    tokens, segments, mask = map(declared, ("tokens", "segments", "mask"))
+    tokens, segments, mask = (_read_declared(inputs.get(name), length) for name in ("tokens", "segments", "mask"))
     kept = length if mask is None else int(mask.sum())
     if segments is not None and len(segments) not in (length, kept):  # the library would take them for lengths
         raise SegmentsError(f"segments has {len(segments)} values, expected one for each of {kept} tokens")
-    return read_declaration(length, tokens=_texts(tokens), segments=segments, mask=mask)
+    return read_declaration(length, tokens=_decode_texts(tokens), segments=segments, mask=mask)
 
 
-def _texts(tokens: NDArray[np.object_] | None) -> list[str] | None:
+def _read_declared(tensor: InputTensor | None, length: int) -> NDArray[Any] | None:
+    if tensor is None:
+        return None
+    if tensor.shape[0] > length:
+        raise tensor.kind.shape_error(
+            f"{tensor.kind.name} has shape {tensor.shape}, expected at most {length}, the tokens of the maps"
+        )
+    return tensor.values()
+
+
+def _decode_texts(tokens: NDArray[np.object_] | None) -> list[str] | None:
     try:
         return None if tokens is None else [token.decode() for token in tokens.tolist()]
     except UnicodeDecodeError as error:
@@ -238,14 +252,14 @@ def _texts(tokens: NDArray[np.object_] | None) -> list[str] | None:
 
 
 def names_of(declaration: Declaration) -> list[str]:
-    """The outputs that a request has for what it declares."""
+    """Returns the names of the outputs that a request has for what it declares."""
     ratios = [f"{_GROUP}{group.name}.{ratio}" for group in declaration.groups for ratio in GROUP_MEASURES]
     segmented = [] if declaration.segments is None else [n for n, measure in EVIDENCE.items() if measure.needs]
     return [*segmented, *ratios]
 
 
 def output_of(result: Classification, name: str) -> NDArray[Any]:
-    """The output of that name."""
+    """Returns the output of that name."""
     if name == "pattern":
         return result.patterns
     if name.startswith(_GROUP):
@@ -257,18 +271,18 @@ def output_of(result: Classification, name: str) -> NDArray[Any]:
 
 
 def wanted_of(request: pb.ModelInferRequest, names: Iterable[str]) -> list[str]:
-    """The outputs that a request wants, of those that there are: all where it names none.
+    """Returns the names of the outputs that a request wants, out of ``names``: all where it names none.
 
     Raises:
-        MessageError: one is not there, or wanted twice.
+        MessageError: The request names an unknown output, or one twice.
     """
-    there, wanted = dict.fromkeys(names), [output.name for output in request.outputs]
-    left = dict(there)
+    known, wanted = dict.fromkeys(names), [output.name for output in request.outputs]
+    left = dict(known)
     for number, name in enumerate(wanted):
         if name not in left:
-            raise MessageError(f"outputs[{number}] is {name!r:.80}, expected {', '.join(there)}, each once")
+            raise MessageError(f"outputs[{number}] is {name!r:.80}, expected {', '.join(known)}, each once")
         del left[name]
-    return wanted or list(there)
+    return wanted or list(known)
 
 
 def response_of(
@@ -278,19 +292,19 @@ def response_of(
     bundle: ModelBundle,
     warnings: Iterable[str] = (),
 ) -> pb.ModelInferResponse:
-    """The answer that holds ``outputs``, in their order."""
+    """Returns the answer that holds ``outputs``, in their order."""
     response = pb.ModelInferResponse(model_name=request.model_name, model_version=bundle.version, id=request.id)
-    told = {"model_sha256": bundle.sha256, "warnings": "\n".join(warnings)}
-    for name, text in told.items():
+    parameters = {"model_sha256": bundle.sha256, "warnings": "\n".join(warnings)}
+    for name, text in parameters.items():
         if text:
             response.parameters[name].string_param = text
     for name, values in outputs.items():
         response.outputs.add(name=name, datatype=DATATYPES[values.dtype.kind], shape=values.shape)
-        response.raw_output_contents.append(_raw(values))
+        response.raw_output_contents.append(_write_raw(values))
     return response
 
 
-def _raw(values: NDArray[Any]) -> bytes:
+def _write_raw(values: NDArray[Any]) -> bytes:
     if values.dtype.kind == "U":
         texts = [text.encode() for text in values.ravel().tolist()]
         return b"".join(len(text).to_bytes(4, "little") + text for text in texts)

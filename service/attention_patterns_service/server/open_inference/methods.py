@@ -1,7 +1,8 @@
-"""The Open Inference Protocol, beside our own service: two models, and the methods of ``GRPCInferenceService``."""
+"""The models that the server shows to the Open Inference Protocol, and the methods of ``GRPCInferenceService``."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from attention_patterns import PatternClassifier
 from attention_patterns.bundle import ModelBundle
+from attention_patterns.classification import Classification, NetAnswer
 from attention_patterns.errors import (
     AttentionPatternsError,
     MessageError,
@@ -23,16 +25,15 @@ from attention_patterns.measures import EVIDENCE, Measure
 from attention_patterns.patterns import PATTERNS
 from attention_patterns.rendering import CHANNELS
 from attention_patterns_service.contract.converters import check_request_id
-from attention_patterns_service.contract.wire import DecodeError, Parcel
+from attention_patterns_service.contract.wire import DecodeError
 from attention_patterns_service.pb.inference import open_inference_pb2 as pb
 from attention_patterns_service.server.call import Call
-from attention_patterns_service.server.gate import Door
-from attention_patterns_service.server.load import Load
-from attention_patterns_service.server.metrics import Metrics
+from attention_patterns_service.server.handlers import Method
 from attention_patterns_service.server.open_inference.messages import (
     ATTENTION_TYPES,
     DATATYPES,
     INFER,
+    InputTensor,
     TensorKind,
     declaration_of,
     inputs_of,
@@ -42,53 +43,60 @@ from attention_patterns_service.server.open_inference.messages import (
     response_of,
     wanted_of,
 )
+from attention_patterns_service.server.pipeline import DecodedRequest, Pipeline
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-NAME = "attention-patterns"  # of the package, and of the model that does all that it does
+NAME = "attention-patterns"  # of the distribution, and of the model that does all that the library does
 _Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model as the protocol knows it: its platform, what it takes, and what it gives to every request."""
+    """A model as the protocol describes it.
+
+    Attributes:
+        platform: Format and runtime; "" where the protocol has no name for them.
+        inputs: Tensors that it takes.
+        outputs: Tensors that it gives to every request.
+    """
 
     platform: str
     inputs: tuple[TensorKind, ...]
     outputs: tuple[TensorKind, ...]
 
 
-def _declared(name: str, *datatypes: str, error: type[AttentionPatternsError]) -> TensorKind:
-    return TensorKind(name, datatypes, (-1,), required=False, mistyped=error, misfit=error)
+def _per_token(name: str, *datatypes: str, error: type[AttentionPatternsError]) -> TensorKind:
+    return TensorKind(name, datatypes, (-1,), required=False, type_error=error, shape_error=error)
 
 
-def _by_map(datatype: str, *names: str, shape: tuple[int, ...] = ()) -> tuple[TensorKind, ...]:
+def _per_map(datatype: str, *names: str, shape: tuple[int, ...] = ()) -> tuple[TensorKind, ...]:
     return tuple(TensorKind(name, (datatype,), (-1, -1, *shape)) for name in names)
 
 
 def _by_measure(name: str, measure: Measure) -> tuple[TensorKind, ...]:
-    return _by_map(DATATYPES[np.dtype(measure.dtype).kind], name, shape=(-1,) if measure.per_token else ())
+    return _per_map(DATATYPES[np.dtype(measure.dtype).kind], name, shape=(-1,) if measure.per_token else ())
 
 
 _MAPS = Model(
     platform="",
     inputs=(
         TensorKind("attention", tuple(ATTENTION_TYPES), (-1, -1, -1, -1), any_axes=True),
-        _declared("tokens", "BYTES", error=TokensError),
-        _declared("segments", "INT64", "INT32", error=SegmentsError),
-        _declared("mask", "BOOL", error=PaddingError),
+        _per_token("tokens", "BYTES", error=TokensError),
+        _per_token("segments", "INT64", "INT32", error=SegmentsError),
+        _per_token("mask", "BOOL", error=PaddingError),
     ),
     outputs=(
-        *_by_map("BYTES", "pattern"),
-        *_by_map("FP32", "probabilities", shape=(len(PATTERNS),)),
-        *_by_map("FP32", "margin"),
-        *_by_map("BOOL", "uncertain", "overruled", "causal"),
+        *_per_map("BYTES", "pattern"),
+        *_per_map("FP32", "probabilities", shape=(len(PATTERNS),)),
+        *_per_map("FP32", "margin"),
+        *_per_map("BOOL", "uncertain", "overruled", "causal"),
         *(kind for name, measure in EVIDENCE.items() if not measure.needs for kind in _by_measure(name, measure)),
     ),
 )
 
 
 def models_of(bundle: ModelBundle) -> dict[str, Model]:
-    """The models that a server of ``bundle`` serves, by name: its net alone, and all that the library does."""
+    """Returns the models of a server of ``bundle``, by name: its net alone, and all that the library does."""
     size = bundle.image_size
     net = Model(
         platform="onnx_onnxv1",
@@ -99,16 +107,14 @@ def models_of(bundle: ModelBundle) -> dict[str, Model]:
 
 
 class OpenInference:
-    """What each method of the protocol does; errors are raised."""
+    """The methods of the protocol, without gRPC; errors are raised."""
 
-    def __init__(self, current: Callable[[], PatternClassifier], load: Load, metrics: Metrics) -> None:
-        """Answers with what ``current`` gives when a call begins."""
-        self._current = current
-        self._load = load
-        self._metrics = metrics
+    def __init__(self, pipeline: Pipeline) -> None:
+        """Answers through ``pipeline``."""
+        self._pipeline = pipeline
 
-    def doors(self) -> dict[str, Door]:
-        """The methods by their full names."""
+    def methods(self) -> dict[str, Method]:
+        """Returns the methods by their full names."""
         answers = {
             "ServerLive": self.server_live,
             "ServerReady": self.server_ready,
@@ -117,92 +123,85 @@ class OpenInference:
             "ModelMetadata": self.model_metadata,
             "ModelInfer": self.infer,
         }
-        return {f"/{SERVICE}/{name}": Door(answer) for name, answer in answers.items()}
+        return {f"/{SERVICE}/{name}": Method(answer) for name, answer in answers.items()}
 
     def server_live(self, data: bytes, _call: Call) -> bytes:
-        """Says that the server answers."""
+        """Reports that the server answers."""
         _read(pb.ServerLiveRequest.FromString, data)
-        return _written(pb.ServerLiveResponse(live=True))
+        return pb.ServerLiveResponse(live=True).SerializeToString()
 
     def server_ready(self, data: bytes, _call: Call) -> bytes:
-        """Says that the server classifies."""
+        """Reports that the server classifies."""
         _read(pb.ServerReadyRequest.FromString, data)
-        return _written(pb.ServerReadyResponse(ready=True))
+        return pb.ServerReadyResponse(ready=True).SerializeToString()
 
     def model_ready(self, data: bytes, _call: Call) -> bytes:
-        """Says whether a model is served."""
-        request, bundle = _read(pb.ModelReadyRequest.FromString, data), self._current().bundle
-        served = request.name in models_of(bundle) and request.version in ("", bundle.version)
-        return _written(pb.ModelReadyResponse(ready=served))
+        """Reports whether a model is served."""
+        request, bundle = _read(pb.ModelReadyRequest.FromString, data), self._pipeline.bundle
+        ready = request.name in models_of(bundle) and request.version in ("", bundle.version)
+        return pb.ModelReadyResponse(ready=ready).SerializeToString()
 
     def server_metadata(self, data: bytes, _call: Call) -> bytes:
         """Describes the server."""
         _read(pb.ServerMetadataRequest.FromString, data)
-        return _written(pb.ServerMetadataResponse(name=NAME, version=version(NAME)))
+        return pb.ServerMetadataResponse(name=NAME, version=version(NAME)).SerializeToString()
 
     def model_metadata(self, data: bytes, _call: Call) -> bytes:
         """Describes a model."""
-        request, bundle = _read(pb.ModelMetadataRequest.FromString, data), self._current().bundle
-        model = _served(request.name, request.version, bundle)
-        answer = pb.ModelMetadataResponse(
+        request, bundle = _read(pb.ModelMetadataRequest.FromString, data), self._pipeline.bundle
+        model = _find_model(request.name, request.version, bundle)
+        return pb.ModelMetadataResponse(
             name=request.name,
             versions=[bundle.version],
             platform=model.platform,
-            inputs=_told(model.inputs),
-            outputs=_told(model.outputs),
-        )
-        return _written(answer)
+            inputs=_describe(model.inputs),
+            outputs=_describe(model.outputs),
+        ).SerializeToString()
 
     def infer(self, data: bytes, call: Call) -> bytes:
-        """Classifies."""
-        classifier = self._current()
-        with self._load.holding(len(data)):
-            with call.stage("decode"):
-                parcel = _read(INFER.read, data)
-                request = parcel.message
-                check_request_id(request.id)
-                call.request_id = request.id
-                model = _served(request.model_name, request.model_version, classifier.bundle)
-            answer = self._classify_maps if model is _MAPS else self._classify_images
-            response = answer(classifier, model, parcel, call)
-        with call.stage("encode"):
-            return _written(response)
+        """Asks a model."""
+        return self._pipeline.answer(len(data), call, lambda classifier: self._decode(data, classifier, call))
 
-    def _classify_maps(
-        self, classifier: PatternClassifier, model: Model, parcel: Parcel[pb.ModelInferRequest], call: Call
-    ) -> pb.ModelInferResponse:
-        with call.stage("decode"):
-            inputs = inputs_of(parcel, model.inputs)
-            maps = maps_of(inputs["attention"])
-            self._load.limits.check(maps)
-            declaration = declaration_of(inputs, maps.length)
-            wanted = wanted_of(parcel.message, [*_names(model.outputs), *names_of(declaration)])
-        call.maps += len(maps.values)
-        seconds, oversight = call.oversight(self._metrics.seen)
-        with self._load.at_work(seconds, call.spent):
-            result = classifier.classify_read(maps, declaration, oversight)
-        with call.stage("encode"):
+    def _decode(self, data: bytes, classifier: PatternClassifier, call: Call) -> DecodedRequest[Any]:
+        parcel = _read(INFER.read, data)
+        request = parcel.message
+        check_request_id(request.id)
+        call.request_id = request.id
+        model = _find_model(request.model_name, request.model_version, classifier.bundle)
+        inputs = inputs_of(parcel, model.inputs)
+        if model is _MAPS:
+            return self._decode_maps(request, inputs, classifier)
+        return self._decode_images(request, inputs, model, classifier)
+
+    def _decode_maps(
+        self, request: pb.ModelInferRequest, inputs: dict[str, InputTensor], classifier: PatternClassifier
+    ) -> DecodedRequest[Classification]:
+        maps = maps_of(inputs["attention"])
+        self._pipeline.limits.check(maps)
+        declaration = declaration_of(inputs, maps.length)
+        wanted = wanted_of(request, [*_names(_MAPS.outputs), *names_of(declaration)])
+
+        def encode(result: Classification) -> Message:
             outputs = {name: output_of(result, name) for name in wanted}
-            return response_of(parcel.message, outputs, bundle=classifier.bundle, warnings=result.warnings)
+            return response_of(request, outputs, bundle=classifier.bundle, warnings=result.warnings)
 
-    def _classify_images(
-        self, classifier: PatternClassifier, model: Model, parcel: Parcel[pb.ModelInferRequest], call: Call
-    ) -> pb.ModelInferResponse:
-        with call.stage("decode"):
-            images: NDArray[Any] = inputs_of(parcel, model.inputs)["images"].values()
-            self._load.limits.check_count(len(images))
-            wanted_of(parcel.message, _names(model.outputs))
-        call.maps += len(images)
-        seconds, oversight = call.oversight(self._metrics.seen)
-        with self._load.at_work(seconds, call.spent):
-            answer = classifier.classify_images(images, oversight)
-        with call.stage("encode"):
-            outputs = {"probabilities": answer.probabilities}
-            return response_of(parcel.message, outputs, bundle=classifier.bundle)
+        return DecodedRequest(len(maps.values), partial(classifier.classify_read, maps, declaration), encode)
+
+    def _decode_images(
+        self, request: pb.ModelInferRequest, inputs: dict[str, InputTensor], net: Model, classifier: PatternClassifier
+    ) -> DecodedRequest[NetAnswer]:
+        images: NDArray[Any] = inputs["images"].values()
+        self._pipeline.limits.check_count(len(images))
+        wanted_of(request, _names(net.outputs))
+
+        def encode(answer: NetAnswer) -> Message:
+            return response_of(request, {"probabilities": answer.probabilities}, bundle=classifier.bundle)
+
+        return DecodedRequest(len(images), partial(classifier.classify_images, images), encode)
 
 
-def _served(name: str, wanted: str, bundle: ModelBundle) -> Model:
-    """The model of that name and version; an empty version is the one that is served."""
+def _find_model(name: str, wanted: str, bundle: ModelBundle) -> Model:
+    """Returns the model of that name and version; an empty version is the one that is served."""
     models = models_of(bundle)
     if name not in models:
         raise UnknownModelError(f"model {name!r:.80} is not served, expected {' or '.join(models)}")
@@ -211,7 +210,7 @@ def _served(name: str, wanted: str, bundle: ModelBundle) -> Model:
     return models[name]
 
 
-def _told(kinds: Iterable[TensorKind]) -> list[pb.ModelMetadataResponse.TensorMetadata]:
+def _describe(kinds: Iterable[TensorKind]) -> list[pb.ModelMetadataResponse.TensorMetadata]:
     kind_of = pb.ModelMetadataResponse.TensorMetadata
     return [kind_of(name=kind.name, datatype=kind.datatypes[0], shape=kind.shape) for kind in kinds]
 
@@ -224,8 +223,4 @@ def _read(read: Callable[[bytes], _Read], data: bytes) -> _Read:
     try:
         return read(data)
     except DecodeError as error:
-        raise MessageError(f"the message is not of the protocol: {error}") from error
-
-
-def _written(message: Message) -> bytes:
-    return message.SerializeToString()
+        raise MessageError(f"the message is not of the Open Inference Protocol: {error}") from error
