@@ -1,4 +1,4 @@
-"""Attention as it comes in: an array of maps, and what the caller declares of it, checked before any value is read."""
+"""The input: an array of attention maps and the caller's declarations, checked before any value is read."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from attention_patterns.errors import (
 )
 from attention_patterns.special_tokens import PADDING_TOKENS, special_token_positions
 
-MOST_AXES = 64  # that numpy knows
+MOST_AXES = 64  # numpy's limit
 SHORTEST_LABELLED = 8  # tokens; the annotation guide labels no shorter map
 
 
 class DataType(StrEnum):
-    """How the values of a tensor are stored; bfloat16 stands in uint16, since numpy has no such type."""
+    """The storage type of a tensor's values; bfloat16 is held in uint16, since numpy has no such type."""
 
     FLOAT64 = "float64"
     FLOAT32 = "float32"
@@ -43,10 +43,10 @@ class AttentionMaps:
     """Square maps of one length.
 
     Attributes:
-        values: [maps, L, L], C order; float64, float32, or uint16 holding the bits of float16 or bfloat16.
-        data_type: how the values are stored.
-        names: what messages call the leading axes: ("layer", "head"), ("head",), () or, for a list of maps, ("map",).
-        axes: for each leading axis, the indices of its entries in the tensor or list they were taken from.
+        values: The maps, [maps, L, L], C order; float64, float32, or uint16 holding the bits of float16 or bfloat16.
+        data_type: Storage type of the values.
+        names: Names of the leading axes: ("layer", "head"), ("head",), () or, for a list of maps, ("map",).
+        axes: Indices of the entries of each leading axis in the tensor or list that they were taken from.
     """
 
     values: NDArray[Any]
@@ -65,7 +65,7 @@ class AttentionMaps:
         return int(self.values.shape[-1])
 
     def where(self, index: int) -> str:
-        """The name of a map in messages: "attention[layer 3, head 7]"."""
+        """Returns the name of a map in messages: "attention[layer 3, head 7]"."""
         places = np.unravel_index(index, self.leading) if self.leading else ()
         indices = [axis[int(place)] for axis, place in zip(self.axes, places, strict=True)]
         if self.names == ("map",):
@@ -75,7 +75,7 @@ class AttentionMaps:
 
 
 def decode(values: NDArray[Any], data_type: DataType) -> NDArray[np.float64]:
-    """Stored values of any shape as float64."""
+    """Returns stored values of any shape as float64."""
     if data_type is DataType.BFLOAT16:
         values = (values.astype(np.uint32) << 16).view(np.float32)
     elif data_type is DataType.FLOAT16:
@@ -86,19 +86,20 @@ def decode(values: NDArray[Any], data_type: DataType) -> NDArray[np.float64]:
 def read_attention(
     attention: ArrayLike, data_type: str | None, *, first_layer: int = 0, first_head: int = 0
 ) -> AttentionMaps:
-    """Takes [L, L], [heads, L, L] or [layers, heads, L, L]; copies only what is not in C order.
+    """Reads [L, L], [heads, L, L] or [layers, heads, L, L]; copies only an array that is not in C order.
 
     Args:
         attention: numpy array or anything with ``__array__``.
         data_type: "bfloat16" when ``attention`` is uint16 holding its bits; otherwise None or the array's own type.
-        first_layer: the index of the first layer, for a part of a larger tensor.
-        first_head: likewise of the first head.
+        first_layer: Index of the first layer, where ``attention`` is a chunk of a larger tensor.
+        first_head: Index of the first head, where it is a chunk of a layer.
 
     Raises:
-        ShapeError, DataTypeError: as their docstrings say.
+        ShapeError: The array has other axes, is not square, or is empty.
+        DataTypeError: The array is not of a float type that is read, or not of ``data_type``.
     """
     array = _as_array(attention)
-    stored = _data_type(array, data_type)
+    stored = _read_data_type(array, data_type)
     if array.ndim not in (2, 3, 4):
         hint = "; a batch axis was left in? Take one input of the batch" if array.ndim == 5 else ""
         raise ShapeError(
@@ -135,7 +136,7 @@ def _as_array(attention: ArrayLike) -> NDArray[Any]:
         ) from error
 
 
-def _data_type(array: NDArray[Any], declared: str | None) -> DataType:
+def _read_data_type(array: NDArray[Any], declared: str | None) -> DataType:
     if declared is not None and declared not in list(DataType):
         raise DataTypeError(f"data_type is {declared!r}, expected one of {', '.join(DataType)}")
     own = "bfloat16" if array.dtype == np.uint16 and declared == DataType.BFLOAT16 else array.dtype.name
@@ -149,7 +150,7 @@ def _data_type(array: NDArray[Any], declared: str | None) -> DataType:
 
 @dataclass(frozen=True)
 class TokenGroup:
-    """A named set of tokens; positions int64, rising, among the kept tokens."""
+    """A named set of tokens; ``positions`` are int64, rising, and count the kept tokens."""
 
     name: str
     positions: NDArray[np.int64]
@@ -157,15 +158,15 @@ class TokenGroup:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What is known of an input besides its matrix; everything is cropped to the kept tokens.
+    """The declaration of an input: all that is known of it besides its matrix, cropped to the kept tokens.
 
     Attributes:
-        kept: positions, in the matrix as sent, of the tokens that are not padding; int64 [length], rising.
-        tokens: the kept tokens, or None.
-        groups: token groups, special tokens first.
-        segments: segment id of each kept token, int64 [length], or None when not declared.
+        kept: Positions, in the matrix as sent, of the tokens that are not padding; int64 [length], rising.
+        tokens: The kept tokens, or None.
+        groups: Token groups, special tokens first.
+        segments: Segment id of each kept token, int64 [length], or None when not declared.
         causal: True, False, or None to find it layer by layer.
-        warnings: sentences for the caller.
+        warnings: Sentences for the caller.
     """
 
     kept: NDArray[np.int64]
@@ -196,13 +197,16 @@ def read_declaration(
     mask: ArrayLike | None = None,
     causal: bool | None = None,
 ) -> Declaration:
-    """Checks what a caller declares of maps of ``length`` tokens; see ``PatternClassifier.classify`` for each.
+    """Reads and checks the declarations of maps of ``length`` tokens, which are those of ``Classifier.classify``.
 
     Raises:
-        TokensError, TokenGroupsError, SegmentsError, PaddingError: as their docstrings say.
+        TokensError: The tokens do not match the length.
+        TokenGroupsError: A group's name is taken, or a position is outside the map.
+        SegmentsError: The segments do not match the length.
+        PaddingError: ``valid_length`` or ``mask`` does not fit.
     """
-    kept = _kept(length, valid_length, mask)
-    kept_tokens = _tokens(length, kept, tokens)
+    kept = _read_kept(length, valid_length, mask)
+    kept_tokens = _read_tokens(length, kept, tokens)
     warnings = []
     if kept_tokens is not None and kept_tokens[-1] in PADDING_TOKENS:
         warnings.append(
@@ -214,25 +218,25 @@ def read_declaration(
     return Declaration(
         kept=kept,
         tokens=kept_tokens,
-        groups=_groups(length, kept, kept_tokens, token_groups),
-        segments=_segments(length, kept, segments),
+        groups=_read_groups(length, kept, kept_tokens, token_groups),
+        segments=_read_segments(length, kept, segments),
         causal=causal,
         warnings=tuple(warnings),
     )
 
 
-def _flat(values: ArrayLike, what: str, error: type[InvalidDeclarationError]) -> NDArray[Any]:
+def _read_array(values: ArrayLike, name: str, error_class: type[InvalidDeclarationError]) -> NDArray[Any]:
     try:
         return np.asarray(values)
-    except ValueError as told:  # rows of several lengths
-        raise error(f"{what} cannot be read as an array: {told}") from told
+    except ValueError as error:  # rows of several lengths
+        raise error_class(f"{name} cannot be read as an array: {error}") from error
 
 
-def _kept(length: int, valid_length: int | None, mask: ArrayLike | None) -> NDArray[np.int64]:
+def _read_kept(length: int, valid_length: int | None, mask: ArrayLike | None) -> NDArray[np.int64]:
     if valid_length is not None and mask is not None:
         raise PaddingError("valid_length and mask are both declared, expected one of them")
     if mask is not None:
-        flags = _flat(mask, "mask", PaddingError)
+        flags = _read_array(mask, "mask", PaddingError)
         if flags.shape != (length,) or not np.isin(flags, (0, 1)).all() or not flags.any():
             raise PaddingError(f"mask has shape {list(flags.shape)}, expected {length} values 0 or 1, at least one 1")
         return np.flatnonzero(flags).astype(np.int64)
@@ -243,7 +247,7 @@ def _kept(length: int, valid_length: int | None, mask: ArrayLike | None) -> NDAr
     return np.arange(valid_length, dtype=np.int64)
 
 
-def _tokens(length: int, kept: NDArray[np.int64], tokens: Sequence[str] | None) -> tuple[str, ...] | None:
+def _read_tokens(length: int, kept: NDArray[np.int64], tokens: Sequence[str] | None) -> tuple[str, ...] | None:
     if tokens is None:
         return None
     if isinstance(tokens, str) or not all(isinstance(token, str) for token in tokens):
@@ -257,38 +261,33 @@ def _tokens(length: int, kept: NDArray[np.int64], tokens: Sequence[str] | None) 
     raise TokensError(f"{len(tokens)} tokens are declared for maps of {length} tokens, {len(kept)} of them not padding")
 
 
-def _groups(
+def _read_groups(
     length: int,
     kept: NDArray[np.int64],
     tokens: tuple[str, ...] | None,
     declared: Mapping[str, Iterable[int]] | None,
 ) -> tuple[TokenGroup, ...]:
     groups = [TokenGroup(n, np.array(p, np.int64)) for n, p in special_token_positions(tokens or ()).items()]
-    taken = {group.name for group in groups}
+    special = {group.name for group in groups}
     for name, positions in (declared or {}).items():
-        if name in taken:
+        if name in special:
             raise TokenGroupsError(f"token group {name!r} has the name of a special token of this input")
-        wanted = _flat(list(positions), f"token group {name!r}", TokenGroupsError)
-        if (
-            wanted.size == 0
-            or not np.issubdtype(wanted.dtype, np.integer)
-            or wanted.min() < 0
-            or wanted.max() >= length
-        ):
+        sent = _read_array(list(positions), f"token group {name!r}", TokenGroupsError)
+        if sent.size == 0 or not np.issubdtype(sent.dtype, np.integer) or sent.min() < 0 or sent.max() >= length:
             raise TokenGroupsError(
-                f"token group {name!r} has positions {wanted.tolist()!r:.80}, expected integers from 0 to {length - 1}"
+                f"token group {name!r} has positions {sent.tolist()!r:.80}, expected integers from 0 to {length - 1}"
             )
-        inside = np.flatnonzero(np.isin(kept, wanted)).astype(np.int64)
+        inside = np.flatnonzero(np.isin(kept, sent)).astype(np.int64)
         if inside.size == 0:
             raise TokenGroupsError(f"token group {name!r} lies wholly in the padding")
         groups.append(TokenGroup(name, inside))
     return tuple(groups)
 
 
-def _segments(length: int, kept: NDArray[np.int64], segments: ArrayLike | None) -> NDArray[np.int64] | None:
+def _read_segments(length: int, kept: NDArray[np.int64], segments: ArrayLike | None) -> NDArray[np.int64] | None:
     if segments is None:
         return None
-    given = _flat(segments, "segments", SegmentsError)
+    given = _read_array(segments, "segments", SegmentsError)
     if given.ndim != 1 or given.size == 0 or not np.issubdtype(given.dtype, np.integer) or given.min() < 0:
         raise SegmentsError(f"segments is {given.tolist()!r:.80}, expected lengths or ids: integers from 0 up")
     if len(given) == length:

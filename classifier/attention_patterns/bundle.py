@@ -20,16 +20,16 @@ class ModelBundle:
     """A trained net and what belongs to it.
 
     Attributes:
-        folder: where it was read from.
-        name: the model's name.
-        version: the model's version, semantic.
-        sha256: of ``model.onnx``, hexadecimal.
-        image_size: pixels a side of the images the net reads.
-        rendering_version: of the rendering the net was trained with.
-        uncertain_below: answers of a lower probability are marked uncertain, 0 to 1.
-        dataset_sha256: of the labels the net was trained on, hexadecimal.
-        metrics: figure -> value, as measured when the bundle was exported.
-        reference: feature -> its nine deciles over the training maps, against which incoming maps are compared; empty
+        folder: Folder that the bundle was read from.
+        name: Name of the model.
+        version: Version of the model, semantic.
+        sha256: SHA-256 of ``model.onnx``, hexadecimal.
+        image_size: Pixels per side of the images that the net reads.
+        rendering_version: Version of the rendering that the net was trained with.
+        uncertain_below: Probability below which an answer is marked uncertain, 0 to 1.
+        dataset_sha256: SHA-256 of the labels that the net was trained on, hexadecimal.
+        metrics: Figure -> value, as measured when the bundle was exported.
+        reference: Feature -> its nine deciles over the training maps, against which incoming maps are compared; empty
             in a bundle without them.
     """
 
@@ -49,7 +49,7 @@ class ModelBundle:
         """Reads and checks a bundle, the bundled model by default.
 
         Raises:
-            BundleError: a file is missing or damaged, or this version renders differently.
+            BundleError: A file is missing or damaged, or this version renders differently.
         """
         folder = BUNDLED if folder is None else Path(folder)
         try:
@@ -86,5 +86,5 @@ class ModelBundle:
 
     @property
     def model_path(self) -> Path:
-        """The net, in ONNX."""
+        """The file of the net, in ONNX."""
         return self.folder / "model.onnx"

@@ -83,7 +83,7 @@ class NetAnswer:
     """The answer of a net to images.
 
     Attributes:
-        probabilities: float32 [images, 5], in the order of ``Pattern``.
+        probabilities: Probabilities float32 [images, 5], in the order of ``Pattern``.
         model: Name and version of the net, "name version".
         sha256: Digest of the net's ONNX file, hexadecimal.
         uncertain_below: Probability below which an answer is uncertain, 0 to 1.
@@ -95,11 +95,11 @@ class NetAnswer:
     uncertain_below: float
 
     @classmethod
-    def joined(cls, answers: Sequence["NetAnswer"]) -> "NetAnswer":
+    def join(cls, answers: Sequence["NetAnswer"]) -> "NetAnswer":
         """Returns the answer to the images of several answers, in their order.
 
         Raises:
-            ModelReplacedError: They are of different nets.
+            ModelReplacedError: The answers are of different nets.
         """
         first = answers[0]
         if len(answers) == 1:
@@ -111,11 +111,11 @@ class NetAnswer:
 
 @dataclass(frozen=True)
 class MeasuredMaps:
-    """The maps of one input once they are measured and dropped: all that a net and a table ask for.
+    """The maps of one input once they are measured and dropped: all that a net and a table need.
 
     Attributes:
-        images: uint8 [maps, 3, size, size], as ``rendering.render`` makes them.
-        causal: bool, leading axes.
+        images: Images of the maps, uint8 [maps, 3, size, size], as ``rendering.render`` makes them.
+        causal: Whether the map is causal, bool, leading axes.
         evidence: The pattern's elements; its arrays have the leading axes of the maps.
         attention_to: Token group -> measures of the attention to it.
         declaration: What the caller declared of the input.
@@ -128,11 +128,11 @@ class MeasuredMaps:
     declaration: Declaration
 
     def without_images(self) -> "MeasuredMaps":
-        """Returns the measures alone, once the net has seen the images."""
+        """Returns the measures alone, for when the net has read the images."""
         return replace(self, images=self.images[:0].copy())
 
     @classmethod
-    def joined(cls, slabs: Sequence["MeasuredMaps"]) -> "MeasuredMaps":
+    def join(cls, slabs: Sequence["MeasuredMaps"]) -> "MeasuredMaps":
         """Returns one input of several slabs of its layers, each [layers, heads, L, L]."""
         if len(slabs) == 1:
             return slabs[0]
@@ -147,7 +147,7 @@ class MeasuredMaps:
             declaration=slabs[0].declaration,
         )
 
-    def classified(self, answer: NetAnswer) -> Classification:
+    def classify(self, answer: NetAnswer) -> Classification:
         """Returns the classification that these measures make with the net's answer to the images."""
         probabilities, leading = answer.probabilities, self.causal.shape
         codes = answer_codes(probabilities, one_segment=self.declaration.one_segment)
@@ -187,8 +187,8 @@ def answer_codes(probabilities: NDArray[np.float32], *, one_segment: bool | NDAr
     """Returns the index in ``Pattern`` of each map's answer; an input of one segment is never answered with Block.
 
     Args:
-        probabilities: float32 [maps, 5], answer of the net.
-        one_segment: Whether the input was declared to be one segment; for all maps, or bool [maps].
+        probabilities: Answer of the net, float32 [maps, 5].
+        one_segment: Whether the input was declared to be one segment: of all maps, or bool [maps].
     """
     allowed = probabilities
     if np.any(one_segment):
@@ -201,7 +201,7 @@ def answer_codes(probabilities: NDArray[np.float32], *, one_segment: bool | NDAr
 def with_doubts(result: Classification) -> Classification:
     """Returns the result with a warning where half of its maps are uncertain or formless.
 
-    Attention of a trained model hardly is.
+    Attention of a trained model hardly ever is.
     """
     formless = (result.patterns == Pattern.HETEROGENEOUS) & (result.evidence.stripe_or_line_mass < FORMLESS)
     doubtful = int((result.uncertain | formless).sum())

@@ -19,12 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 from attention_patterns.attention_map import AttentionMaps, DataType, Declaration, read_attention, read_declaration
 from attention_patterns.classification import Classification, MeasuredMaps, NetAnswer, Prediction, with_doubts
 from attention_patterns.errors import AbandonedError, InvalidDeclarationError, ShapeError
-from attention_patterns.measures import SurveyedMaps, attention_to, evidence
+from attention_patterns.measures import SurveyedMaps, measure_attention_to, measure_evidence
 from attention_patterns.outputs import Tokenizer, inputs_of
 from attention_patterns.rendering import Survey, find_causal, survey
 
-CHUNK = 36  # maps rendered and classified at a time: few enough to share out, enough to pay
-_Done = TypeVar("_Done")
+SPAN = 36  # maps that one thread renders or classifies at a time: few enough to share out, enough to pay
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Oversight:
     """How a caller follows a call and ends it; several threads call these functions at once.
 
     Attributes:
-        wanted: Asked before each chunk of maps; once it answers False the call raises AbandonedError.
-        spent: Receives a stage, "render" or "classify", and the seconds that a chunk took in it.
-        seen: Receives the images of a chunk and the net's answer to them.
+        wanted: Asked before each span of maps; once it answers False the call raises AbandonedError.
+        spent: Receives a stage, "render" or "classify", and the seconds that a span took in it.
+        seen: Receives the images of a span and the net's answer to them.
     """
 
     wanted: Callable[[], bool] = lambda: True
@@ -50,10 +50,10 @@ class _Caller(threading.local):
 
 
 class Classifier(ABC):
-    """Renders and measures maps in this process, and has a net read the images. Safe to share between threads.
+    """A classifier of attention maps: it renders and measures maps in this process, and has a net read the images.
 
-    Every way in ends in ``classify_read``, so that no two can answer differently. A subclass says where the net runs:
-    it has ``image_size`` and ``classify_images``.
+    Every way in ends in ``classify_read``, so that no two can answer differently. Subclasses decide where the net runs:
+    they have ``image_size`` and ``classify_images``. Safe to share between threads.
     """
 
     def __init__(self, *, threads: int | None = None) -> None:
@@ -91,19 +91,20 @@ class Classifier(ABC):
         Positions and lengths refer to the matrix as sent; ``tokens`` and ``segments`` may also leave the padding out.
 
         Args:
-            attention: [L, L], [heads, L, L] or [layers, heads, L, L]: row = query, column = key, rows sum to 1;
-                float32, float16, float64, or bfloat16 bits in uint16. numpy, or anything with ``__array__``.
-            tokens: Tokens as strings; special tokens are found among them by name, one group for each.
-            token_groups: Name -> positions, for any other group.
+            attention: Maps [L, L], [heads, L, L] or [layers, heads, L, L]: row = query, column = key, rows sum to 1;
+                float32, float16, float64, or bfloat16 bits in uint16; numpy, or anything with ``__array__``.
+            tokens: Tokens as strings; special tokens are found among them by name, one group each.
+            token_groups: Positions of any other group, by its name.
             segments: Lengths that sum to L, or one id per token. One segment never gets the answer Block.
             valid_length: Number of tokens before right-hand padding; the rest is cropped.
-            mask: [L] of 0 (padding) and 1, for padding anywhere; instead of ``valid_length``.
-            causal: True, False, or None to find it layer by layer: no head has anything above the diagonal.
+            mask: Flags [L] of 0 (padding) and 1, for padding anywhere; instead of ``valid_length``.
+            causal: Whether the maps are causal, or None to find it layer by layer: no head has anything above the
+                diagonal.
             data_type: "bfloat16" when ``attention`` is uint16 holding its bits.
 
         Raises:
-            InvalidAttentionError: The array is not a self-attention map; subclasses say why.
-            InvalidDeclarationError: A declaration does not fit it; subclasses say which.
+            InvalidAttentionError: The array is not a self-attention map; subclasses name why.
+            InvalidDeclarationError: A declaration does not fit it; subclasses name which.
         """
         maps = read_attention(attention, data_type)
         declaration = read_declaration(
@@ -132,13 +133,14 @@ class Classifier(ABC):
             data_type: "bfloat16" when the maps are uint16 holding its bits.
 
         Raises:
-            InvalidAttentionError, InvalidDeclarationError: For the first map concerned, by its index.
+            InvalidAttentionError: A map is not a self-attention map; the message names the first such map by its index.
+            InvalidDeclarationError: The segments of a map do not fit it.
         """
-        read = [read_attention(each, data_type) for each in maps]
-        if segments is not None and len(segments) != len(read):
-            raise InvalidDeclarationError(f"{len(segments)} segments are declared for {len(read)} maps")
+        inputs = [read_attention(each, data_type) for each in maps]
+        if segments is not None and len(segments) != len(inputs):
+            raise InvalidDeclarationError(f"{len(segments)} segments are declared for {len(inputs)} maps")
         groups: dict[tuple[int, DataType, tuple[int, ...] | None], list[int]] = defaultdict(list)
-        for index, each in enumerate(read):
+        for index, each in enumerate(inputs):
             if each.leading:
                 raise ShapeError(
                     f"maps[{index}] has shape {[*each.leading, each.length, each.length]}, expected [L, L]"
@@ -149,25 +151,25 @@ class Classifier(ABC):
         predictions: dict[int, Prediction] = {}
         for (length, stored, declared_segments), indices in groups.items():
             together = AttentionMaps(
-                values=np.concatenate([read[i].values for i in indices]),
+                values=np.concatenate([inputs[i].values for i in indices]),
                 data_type=stored,
                 names=("map",),
                 axes=(indices,),
             )
             result = self.classify_read(together, read_declaration(length, segments=declared_segments))
             predictions |= {index: Prediction.of_map(result, n) for n, index in enumerate(indices)}
-        return [predictions[index] for index in range(len(read))]
+        return [predictions[index] for index in range(len(inputs))]
 
     def classify_outputs(
         self, outputs: object, encoding: Mapping[str, Any], tokenizer: Tokenizer
     ) -> list[Classification]:
-        """Classifies the outputs of a Hugging Face model: one result for each text of the batch.
+        """Classifies the outputs of a Hugging Face model: one result per text of the batch.
 
         Args:
-            outputs: Of a model loaded with ``attn_implementation="eager"`` and called with ``output_attentions=True``;
-                of an encoder-decoder, the encoder's self-attention is taken.
+            outputs: Outputs of a model loaded with ``attn_implementation="eager"`` and called with
+                ``output_attentions=True``; of an encoder-decoder, the encoder's self-attention is taken.
             encoding: Result of the tokenizer; it holds the padding and, for pairs, the segments.
-            tokenizer: Names the tokens.
+            tokenizer: The tokenizer, which names the tokens.
 
         Raises:
             InvalidAttentionError: The outputs hold no attention, or not that of ``encoding``.
@@ -185,7 +187,7 @@ class Classifier(ABC):
         """Classifies maps that were read and declared.
 
         Raises:
-            InvalidAttentionError: A map is not a self-attention map; subclasses say why.
+            InvalidAttentionError: A map is not a self-attention map; subclasses name why.
             AbandonedError: The caller does not want the answer any more.
         """
         return self.classify_measured([self.measure_read(maps, declaration, oversight)], oversight)[0]
@@ -196,24 +198,26 @@ class Classifier(ABC):
         """Renders and measures maps, which may be dropped afterwards.
 
         Raises:
-            InvalidAttentionError: A map is not a self-attention map; subclasses say why.
+            InvalidAttentionError: A map is not a self-attention map; subclasses name why.
             AbandonedError: The caller does not want the answer any more.
         """
         causal, size = find_causal(maps, declaration, map if self._caller.alone else self._pool.map), self.image_size
 
-        def look(begin: int, end: int) -> Survey:
+        def render(begin: int, end: int) -> Survey:
             started = time.perf_counter()
-            seen = survey(maps, declaration, causal, image_size=size, begin=begin, end=end)
+            result = survey(maps, declaration, causal, image_size=size, begin=begin, end=end)
             oversight.spent("render", time.perf_counter() - started)
-            return seen
+            return result
 
-        seen = Survey.joined(self._in_chunks(len(maps.values), look, oversight))
-        surveyed = SurveyedMaps(maps, declaration, seen)
+        whole = Survey.join(self._share_out(len(maps.values), render, oversight))
+        surveyed = SurveyedMaps(maps, declaration, whole)
         return MeasuredMaps(
-            images=seen.images,
-            causal=seen.causal.reshape(maps.leading),
-            evidence=evidence(surveyed),
-            attention_to=MappingProxyType({group.name: attention_to(surveyed, group) for group in declaration.groups}),
+            images=whole.images,
+            causal=whole.causal.reshape(maps.leading),
+            evidence=measure_evidence(surveyed),
+            attention_to=MappingProxyType(
+                {group.name: measure_attention_to(surveyed, group) for group in declaration.groups}
+            ),
             declaration=declaration,
         )
 
@@ -229,28 +233,28 @@ class Classifier(ABC):
         answer = self.classify_images(images, oversight)
         ends = np.cumsum([len(measured.images) for measured in inputs])[:-1]
         return [
-            measured.classified(replace(answer, probabilities=probabilities))
+            measured.classify(replace(answer, probabilities=probabilities))
             for measured, probabilities in zip(inputs, np.split(answer.probabilities, ends), strict=True)
         ]
 
     @contextmanager
     def on_this_thread(self) -> Iterator[None]:
-        """Has the calling thread work alone inside, which is faster where all cores have callers."""
+        """Makes the calling thread work alone inside, which is faster where all cores have callers."""
         before, self._caller.alone = self._caller.alone, True
         try:
             yield
         finally:
             self._caller.alone = before
 
-    def _in_chunks(self, count: int, work: Callable[[int, int], _Done], oversight: Oversight) -> list[_Done]:
-        """Works on maps ``begin`` to ``end - 1`` of each chunk, side by side on the cores."""
+    def _share_out(self, count: int, work: Callable[[int, int], _Result], oversight: Oversight) -> list[_Result]:
+        """Works on maps ``begin`` to ``end - 1`` of each span, side by side on the cores."""
 
-        def work_if_wanted(begin: int, end: int) -> _Done:
+        def work_if_wanted(begin: int, end: int) -> _Result:
             if not oversight.wanted():
                 raise AbandonedError("the call was cancelled or its deadline is over")
             return work(begin, end)
 
-        bounds = list(pairwise([*range(0, count, CHUNK), count]))
+        bounds = list(pairwise([*range(0, count, SPAN), count]))
         if len(bounds) == 1 or self._caller.alone:  # the calling thread waits anyway
-            return [work_if_wanted(*chunk) for chunk in bounds]
+            return [work_if_wanted(*span) for span in bounds]
         return list(self._pool.map(work_if_wanted, *zip(*bounds, strict=True)))

@@ -1,4 +1,4 @@
-"""Everything this project raises on purpose.
+"""The errors that this project raises on purpose.
 
 AttentionPatternsError
 ├── InvalidAttentionError       the array is not a self-attention map
@@ -15,11 +15,11 @@ AttentionPatternsError
 │   ├── TokenGroupsError            a group's name is taken or a position is outside
 │   ├── SegmentsError               segments do not match the length
 │   ├── PaddingError                valid_length or mask does not fit
-│   ├── SelectionError              a layer or head asked for is not there
+│   ├── SelectionError              a selected layer or head is not in the tensor
 │   └── RequestIdError              a request's id is too long
 ├── BundleError                 the model bundle is missing, damaged or of another rendering
-├── InvalidSettingsError        what a program was told does not fit together
-├── MissingExtraError           a package is not installed that only some uses need
+├── InvalidSettingsError        the settings of a program do not fit together
+├── MissingExtraError           a package of an extra is not installed
 ├── SourceError                 a dump, text file, model, token file or certificate cannot be read
 ├── OutputError                 a part of the output could not be written
 ├── AbandonedError              the caller does not want the answer any more
@@ -32,13 +32,13 @@ AttentionPatternsError
     ├── AuthenticationError         the token is missing or not known
     ├── UnknownModelError           the server does not serve that model, or not in that version
     ├── VersionError                the server speaks another contract or reads another rendering
-    ├── ModelReplacedError          the server's model was replaced between two parts of a request
+    ├── ModelReplacedError          the server's model was replaced between two chunks of a request
     └── DeadlineError               the server did not answer in time
 """
 
 
 class AttentionPatternsError(Exception):
-    """Base of all errors of this project."""
+    """The base of all errors of this project."""
 
 
 class InvalidAttentionError(AttentionPatternsError, ValueError):
@@ -98,7 +98,7 @@ class PaddingError(InvalidDeclarationError):
 
 
 class SelectionError(InvalidDeclarationError):
-    """A layer or head that was asked for is not in the tensor."""
+    """A selected layer or head is not in the tensor."""
 
 
 class RequestIdError(InvalidDeclarationError):
@@ -110,11 +110,11 @@ class BundleError(AttentionPatternsError):
 
 
 class InvalidSettingsError(AttentionPatternsError, ValueError):
-    """What a program was told does not fit together."""
+    """The settings of a program do not fit together."""
 
 
 class MissingExtraError(AttentionPatternsError, ImportError):
-    """A package is not installed that comes with an extra."""
+    """A package of an extra is not installed."""
 
 
 class SourceError(AttentionPatternsError):
@@ -166,7 +166,7 @@ class VersionError(ServerError):
 
 
 class ModelReplacedError(ServerError):
-    """The server's model was replaced between two parts of a request; the same call succeeds when repeated."""
+    """The server's model was replaced between two chunks of a request; the same call succeeds when repeated."""
 
 
 class DeadlineError(ServerError):

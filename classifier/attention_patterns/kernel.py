@@ -6,7 +6,7 @@ side. It is compiled once for each of uint16 (float16 and bfloat16 bits), float3
 compiled code stands in this one file: numba's cache sees only changes of the file that holds the function called.
 
 Loops are short and have few arrays each, or they would not vectorise; integers in them are 32 bits wide for the same
-reason, which numba keeps only where it is told to. No loop that sums up writes to an array: whether it then runs by
+reason, which numba keeps only where each is converted. No loop that sums up writes to an array: whether it then runs by
 vectors would depend on where the arrays happen to lie, and with that the order of the sum and its last bit.
 """
 
@@ -19,7 +19,7 @@ from numba import carray, njit, types  # type: ignore[attr-defined] # not declar
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-FLOAT, FLOAT16, BFLOAT16 = 0, 1, 2  # how the bits of a value are read; FLOAT: float32 or float64 as they are
+FLOAT, FLOAT16, BFLOAT16 = 0, 1, 2  # encodings of a value; FLOAT: float32 or float64 as it is
 OK = -1  # no row of the map is bad
 MEASURES = np.dtype(  # of one map: masses as fractions of all attention, mean row entropy in nats, offset in tokens
     [
@@ -34,11 +34,11 @@ MEASURES = np.dtype(  # of one map: masses as fractions of all attention, mean r
 )
 _GROUP = 4  # rows read before their visible cells are added to the sums by column and diagonal
 _MARGIN = 16  # empty cells on both sides of a buffered row: a cache line of float32
-_AHEAD = 3  # rows asked for before they are needed: the processor does not look ahead past a page by itself
-_LINE_BYTES = 64
+_AHEAD = 3  # rows by which prefetching leads: the processor does not look ahead past a page by itself
+_LINE_BYTES = 64  # of a cache line
 
 
-_intrinsic: Callable[[Callable[..., Any]], Any] = intrinsic  # called with one argument less than it is written with
+_intrinsic: Callable[[Callable[..., Any]], Any] = intrinsic  # a call leaves out the definition's first argument
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
@@ -54,7 +54,7 @@ def _compiled(function: Callable[..., Any]) -> Any:
         return njit(**options)(function)
 
 
-def _reinterpreted(source: Any, target: Any, convert: Callable[[Any, Any], Any]) -> Any:
+def _reinterpret(source: Any, target: Any, convert: Callable[[Any, Any], Any]) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return convert(builder, arguments[0])
 
@@ -63,27 +63,27 @@ def _reinterpreted(source: Any, target: Any, convert: Callable[[Any, Any], Any])
 
 @_intrinsic
 def _half_as_float(typing: Any, half: Any) -> Any:
-    """The value of float16 bits, uint16, as float32: one instruction, denormals included."""
-    return _reinterpreted(
+    """Returns the value of float16 bits, uint16, as float32: one instruction, denormals included."""
+    return _reinterpret(
         types.uint16, types.float32, lambda build, bits: build.fpext(build.bitcast(bits, ir.HalfType()), ir.FloatType())
     )
 
 
 @_intrinsic
 def _bits_as_float(typing: Any, bits: Any) -> Any:
-    """The float32 of these bits, uint32."""
-    return _reinterpreted(types.uint32, types.float32, lambda build, word: build.bitcast(word, ir.FloatType()))
+    """Returns the float32 of bits, uint32."""
+    return _reinterpret(types.uint32, types.float32, lambda build, word: build.bitcast(word, ir.FloatType()))
 
 
 @_intrinsic
 def _float_as_bits(typing: Any, value: Any) -> Any:
-    """The bits of a float32, uint32."""
-    return _reinterpreted(types.float32, types.uint32, lambda build, word: build.bitcast(word, ir.IntType(32)))
+    """Returns the bits of a float32, uint32."""
+    return _reinterpret(types.float32, types.uint32, lambda build, word: build.bitcast(word, ir.IntType(32)))
 
 
 @_intrinsic
 def _at(typing: Any, address: Any, like: Any) -> Any:
-    """An address as a pointer to values of the type of ``like``."""
+    """Returns an address as a pointer to values of the type of ``like``."""
     pointer = types.CPointer(like.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -94,7 +94,7 @@ def _at(typing: Any, address: Any, like: Any) -> Any:
 
 @_intrinsic
 def _prefetch(typing: Any, values: Any, n: Any, i: Any, j: Any) -> Any:
-    """Asks for the cache line of ``values[n, i, j]``."""
+    """Prefetches the cache line of ``values[n, i, j]``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(values)(context, builder, arguments[0])
@@ -115,7 +115,7 @@ def _prefetch_row(values: Any, n: int, row: int, start: int, width: int) -> None
 
 
 def _stands(stored: Any) -> bool:
-    """Whether a stored value is not zero."""
+    """Returns whether a stored value is not zero."""
     raise TypeError("compiled code only")
 
 
@@ -131,7 +131,7 @@ def _stands_overload(stored: Any) -> Any:
 
 
 def _read(stored: Any, encoding: int) -> float:
-    """One stored value as floating point."""
+    """Returns a stored value as floating point."""
     raise TypeError("compiled code only")
 
 
@@ -151,7 +151,7 @@ def _read_overload(stored: Any, encoding: Any) -> Any:
 @_compiled
 def _read_row(source: Any, encoding: int, row: Any) -> None:
     """Reads stored values into ``row``."""
-    if encoding == BFLOAT16:  # one loop for each encoding: a branch inside would keep it scalar
+    if encoding == BFLOAT16:  # one loop per encoding: a branch inside would keep it scalar
         for j in range(len(row)):
             row[j] = _read(source[j], BFLOAT16)
     elif encoding == FLOAT16:
@@ -164,7 +164,7 @@ def _read_row(source: Any, encoding: int, row: Any) -> None:
 
 @_compiled
 def _sum_up(row: Any) -> Any:
-    """The sum of a row, how many of its values are negative, and its entropy in nats.
+    """Returns the sum of a row, the number of its negative values, and its entropy in nats.
 
     The entropy is -sum p ln p, with ln by exponent and a polynomial (error under 2e-6), and 0 ln 0 = 0.
     """
@@ -256,7 +256,7 @@ def _add_visible(rows: Any, threshold: Any, in_column: Any, in_diagonal: Any, ma
 
 @_compiled
 def _find_stripes(in_column: Any, causal: bool, stripe: Any) -> Any:
-    """Marks the columns visible in at least half of the rows that can reach them, and gives their positions."""
+    """Marks the columns visible in at least half of the rows that can reach them, and returns their positions."""
     length = len(stripe)
     for j in range(length):
         rows = length - j if causal else length
@@ -299,9 +299,9 @@ def _stripes_and_lines(
     is_line: Any,
     stripe: Any,
 ) -> Any:
-    """Marks the stripes; visible mass in stripes, in lines, in either; offset of the heaviest line.
+    """Marks the stripes; returns the visible mass in stripes, in lines and in either, and the heaviest line's offset.
 
-    Only the stripes' columns are read once more, to tell which visible cells of a diagonal stand in a stripe.
+    Only the stripes' columns are read once more, for the visible cells of each diagonal that stand in a stripe.
     """
     length = len(stripe)
     columns = _find_stripes(in_column, causal, stripe)
@@ -363,7 +363,7 @@ def _paint(image: Any, cell_max: Any, cell_sum: Any, bounds: Any, visible: Any) 
 
 @_compiled
 def nothing_above(address: int, stored: Any, side: int, start: int, length: int, empty: Any) -> None:
-    """Writes to ``empty``, bool [maps], where no value stands above the diagonal; stops at the first that does.
+    """Writes to ``empty``, bool [maps], whether all above the diagonal is zero; stops at the first row with a value.
 
     The arguments are those of ``survey``.
     """
@@ -371,17 +371,17 @@ def nothing_above(address: int, stored: Any, side: int, start: int, length: int,
     for n in range(len(values)):
         empty[n] = True
         for i in range(start, start + length - 1):
-            found = 0
+            standing = 0
             for j in range(i + 1, start + length):
-                found += _stands(values[n, i, j])
-            if found > 0:
+                standing += _stands(values[n, i, j])
+            if standing > 0:
                 empty[n] = False
                 break
 
 
 @_compiled
 def _line_aligned(size: int, like: Any) -> Any:
-    """Zeros that start at a cache line, or every vector of a line's width would touch two."""
+    """Returns zeros that start at a cache line: elsewhere every vector of a line's width would touch two."""
     buffer = np.zeros(size + _LINE_BYTES // like.itemsize, like.dtype)
     first = -(buffer.ctypes.data // like.itemsize) % (_LINE_BYTES // like.itemsize)
     return buffer[first : first + size]
@@ -417,25 +417,25 @@ def survey(
     measures: Any,
     like: Any,
 ) -> None:
-    """Checks, renders and measures square maps; writes its results into the arrays given.
+    """Checks, renders and measures square maps; writes the results into its arguments.
 
     Args:
-        address: of values [maps, side, side], C order. They may stand at any address, as where they were received in
-            the middle of a message; numba would compile the kernel again for arrays that are not aligned.
-        stored: of their type, uint16, float32 or float64; its content is not looked at.
-        side: tokens, padding included.
-        start: first token kept; the map proper is ``values[:, start:start + length, start:start + length]``, and
+        address: Address of values [maps, side, side], C order. It may be any, as of values received in the middle of a
+            message; numba would compile the kernel again for arrays that are not aligned.
+        stored: An array of the values' type, uint16, float32 or float64; its content is not read.
+        side: Number of tokens, padding included.
+        start: First token kept; the map proper is ``values[:, start:start + length, start:start + length]``, and
             ``length`` that of ``column_sums``.
-        encoding: FLOAT, FLOAT16 or BFLOAT16: how ``values`` are read.
-        tolerance: how far a row sum may be from 1.
-        segments: int32 [length], the segment of each token; empty when not declared.
-        causal: bool [maps]: where nothing stands above the diagonal, which is then not read again.
-        images: uint8 [maps, 3, size, size], written.
-        bad_rows: int64 [maps], written: the first row that is negative, not finite or does not sum to 1, or OK.
-        column_sums: float64 [maps, length], zero, added to.
-        stripes: bool [maps, length], written.
-        measures: MEASURES [maps], written.
-        like: of the type that is calculated in: float64 for float64 values, float32 for all others.
+        encoding: Encoding of the values: FLOAT, FLOAT16 or BFLOAT16.
+        tolerance: Largest distance of a row sum from 1.
+        segments: Segment of each token, int32 [length]; empty when not declared.
+        causal: Whether nothing stands above the diagonal, which is then not read again, bool [maps].
+        images: Images, uint8 [maps, 3, size, size], written.
+        bad_rows: First row that is negative, not finite or does not sum to 1, or OK; int64 [maps], written.
+        column_sums: Sums of the columns, float64 [maps, length], zero before; added to.
+        stripes: Which columns are stripes, bool [maps, length], written.
+        measures: Measures, MEASURES [maps], written.
+        like: An array of the type of the arithmetic: float64 for float64 values, float32 for all others.
     """
     length = column_sums.shape[1]
     values = carray(_at(address, stored), (len(causal), side, side))

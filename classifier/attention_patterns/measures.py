@@ -1,7 +1,7 @@
 """The measures of a head, independent of the net; each is declared once, as a field of ``Evidence`` or ``AttentionTo``.
 
 Contract, Open Inference, tables, report and baselines take the names, their order, units and types from these fields
-(``declared``): a new measure is one more field here and, on the wire, one more field of the contract.
+(``read_measures``): a new measure is one more field here and, on the wire, one more field of the contract.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,17 +26,17 @@ class Measure:
     """The declaration of a measure.
 
     Attributes:
-        compute: Measures maps: from a ``SurveyedMaps`` for evidence, from a ``GroupSums`` for attention to a group;
-            returns [maps] or [maps, L as sent], or None where the input does not have it.
+        compute: Function that measures maps, from a ``SurveyedMaps`` for evidence or a ``GroupSums`` for attention to a
+            group, and returns [maps] or [maps, L as sent], or None where the input does not have the measure.
         formula: Definition, a noun phrase.
-        label: Short name for people; in tables and messages it is the field's name.
+        label: Short name for people; tables and messages use the name of the field.
         unit: "share" of attention, 0 to 1; "nats"; "tokens"; or "flag".
         source: Paper and section, GUIDE for the elements of a pattern, "" for a measure of this project.
         dtype: Type of the values.
         per_token: Whether each map has a value for each token instead of one.
-        needs: Declaration without which inputs do not have it: "" or "segments".
-        given: Measure without which, where it is 0, this one means nothing; "" for none.
-        of_heads: Whether a head's mean over inputs is reported.
+        needs: Declaration without which an input does not have the measure, "segments", or "" for none.
+        given: Name of another measure; where that is 0, this one means nothing. "" for none.
+        of_heads: Whether the mean over inputs is reported for each head.
     """
 
     compute: Callable[[Any], NDArray[Any] | None]
@@ -128,12 +128,12 @@ class GroupSums:
         return np.where(self.surveyed.survey.causal, causal, self.size / length)
 
 
-def _column(name: str, formula: str, label: str, **details: Any) -> Measure:
+def _declare(name: str, formula: str, label: str, **details: Any) -> Measure:
     """Returns the declaration of a measure of the kernel."""
     return Measure(lambda surveyed: surveyed.column(name), formula, label, **details)
 
 
-def declared(result: type) -> dict[str, Measure]:
+def read_measures(result: type) -> dict[str, Measure]:
     """Returns the measures that ``Evidence`` or ``AttentionTo`` declares, by name and in their order."""
     hints = get_type_hints(result, include_extras=True)
     return {
@@ -144,9 +144,9 @@ def declared(result: type) -> dict[str, Measure]:
     }
 
 
-def _described(result: _Class) -> _Class:
+def _describe(result: _Class) -> _Class:
     """Adds the measures to the docstring of the class that declares them."""
-    for name, measure in declared(result).items():
+    for name, measure in read_measures(result).items():
         unit = "" if measure.unit in ("share", "flag") else f", {measure.unit}"
         source = "" if measure.source in ("", GUIDE) else f" ({measure.source})"
         text = f"{name}: {np.dtype(measure.dtype).name}{unit}. {measure.formula}{source}."
@@ -154,13 +154,14 @@ def _described(result: _Class) -> _Class:
     return result
 
 
-@_described
+@_describe
 @dataclass(frozen=True)
 class AttentionTo:
     """The attention that each head pays to a group of tokens S.
 
-    ``positions`` are those of S in the matrix as sent, int64. All other arrays have the shape of the leading axes, values
-    0 to 1; every query row weighs the same. The literature calls several of these "attention to [SEP]"; they differ.
+    ``positions`` are those of S in the matrix as sent, int64. All other arrays have the shape of the leading axes and
+    values from 0 to 1; every query row weighs the same. The literature calls several of these "attention to [SEP]",
+    but they differ.
     """
 
     positions: NDArray[np.int64]
@@ -214,7 +215,7 @@ class AttentionTo:
     ]
 
 
-@_described
+@_describe
 @dataclass(frozen=True)
 class Evidence:
     """The elements of the annotation guide, measured from the matrix with fixed thresholds.
@@ -223,10 +224,10 @@ class Evidence:
     Arrays have the shape of the leading axes.
     """
 
-    visible_mass: Annotated[NDArray[np.float32], _column("visible_mass", "Mass of the visible cells", "visible")]
+    visible_mass: Annotated[NDArray[np.float32], _declare("visible_mass", "Mass of the visible cells", "visible")]
     stripe_mass: Annotated[
         NDArray[np.float32],
-        _column(
+        _declare(
             "stripe_mass",
             "Visible mass in stripes: columns visible in at least half of the rows that can reach them (in a causal "
             "map, of columns that at least a quarter of the rows can reach)",
@@ -235,7 +236,7 @@ class Evidence:
     ]
     line_mass: Annotated[
         NDArray[np.float32],
-        _column(
+        _declare(
             "line_mass",
             "Visible mass in lines: runs of at most max(5, L / 10) neighbouring diagonals, each visible in at least "
             "half of its cells outside the stripes; diagonals of fewer than L / 4 such cells are not counted",
@@ -244,7 +245,7 @@ class Evidence:
     ]
     stripe_or_line_mass: Annotated[
         NDArray[np.float32],
-        _column(
+        _declare(
             "stripe_or_line_mass", "Visible mass in stripes or lines, common cells counted once", "stripes or lines"
         ),
     ]
@@ -260,7 +261,7 @@ class Evidence:
     ]
     row_entropy: Annotated[
         NDArray[np.float32],
-        _column(
+        _declare(
             "row_entropy",
             "Mean entropy of the query rows, 0 to ln L, error under 1e-5",
             "row entropy",
@@ -282,7 +283,7 @@ class Evidence:
     ]
     line_offset: Annotated[
         NDArray[np.int32],
-        _column(
+        _declare(
             "line_offset",
             "Key minus query position of the heaviest diagonal in a line (-1: the previous token); 0 and meaningless "
             "where ``line_mass`` is 0",
@@ -295,25 +296,25 @@ class Evidence:
     ]
 
 
-EVIDENCE: Mapping[str, Measure] = declared(Evidence)
-GROUP_MEASURES: Mapping[str, Measure] = declared(AttentionTo)
+EVIDENCE: Mapping[str, Measure] = read_measures(Evidence)
+GROUP_MEASURES: Mapping[str, Measure] = read_measures(AttentionTo)
 
 
-def evidence(surveyed: SurveyedMaps) -> Evidence:
+def measure_evidence(surveyed: SurveyedMaps) -> Evidence:
     """Measures the elements of maps; the arrays have the maps' leading axes."""
-    return Evidence(**_computed(EVIDENCE, surveyed, surveyed.maps.leading))
+    return Evidence(**_compute(EVIDENCE, surveyed, surveyed.maps.leading))
 
 
-def attention_to(surveyed: SurveyedMaps, group: TokenGroup) -> AttentionTo:
+def measure_attention_to(surveyed: SurveyedMaps, group: TokenGroup) -> AttentionTo:
     """Measures the attention of maps to one group of tokens; the arrays have the maps' leading axes."""
     sums = GroupSums(surveyed, group)
-    return AttentionTo(sums.sent, **_computed(GROUP_MEASURES, sums, surveyed.maps.leading))
+    return AttentionTo(sums.sent, **_compute(GROUP_MEASURES, sums, surveyed.maps.leading))
 
 
-def _computed(
-    measures: Mapping[str, Measure], source: SurveyedMaps | GroupSums, leading: tuple[int, ...]
+def _compute(
+    measures: Mapping[str, Measure], maps: SurveyedMaps | GroupSums, leading: tuple[int, ...]
 ) -> dict[str, Any]:
-    values = {name: (measure, measure.compute(source)) for name, measure in measures.items()}
+    values = {name: (measure, measure.compute(maps)) for name, measure in measures.items()}
     return {
         name: None if array is None else array.reshape((*leading, *array.shape[1:])).astype(measure.dtype)
         for name, (measure, array) in values.items()

@@ -1,4 +1,4 @@
-"""What a Hugging Face model returned, taken apart into one input of the classifier for each text of the batch.
+"""Outputs of a Hugging Face model, taken apart into one input of the classifier per text of the batch.
 
 Everything is read by name (``attentions``, ``input_ids``, ``attention_mask``), so that torch is not imported.
 """
@@ -21,10 +21,10 @@ class ModelInput:
     """The attention of one text, and its declarations by the names of ``PatternClassifier.classify``.
 
     Attributes:
-        attention: [layers, heads, L, L], padding included; float32, float16, float64, or bfloat16 bits in uint16.
-        tokens: L tokens.
-        segments: the segment of each token, int64 [L]; None where the encoding does not tell.
-        mask: [L], False = padding; None where the encoding holds no attention mask.
+        attention: Stack [layers, heads, L, L], padding included; float32, float16, float64, or bfloat16 bits in uint16.
+        tokens: The L tokens.
+        segments: Segment of each token, int64 [L]; None where the encoding holds none.
+        mask: Flags [L], False = padding; None where the encoding holds no attention mask.
         data_type: "bfloat16" where ``attention`` is uint16, else None.
     """
 
@@ -36,25 +36,25 @@ class ModelInput:
 
 
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer."""
+    """The one method that is needed of a tokenizer."""
 
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
-        """The tokens of ``ids`` as strings."""
+        """Returns the tokens of ``ids`` as strings."""
 
 
 def inputs_of(outputs: object, encoding: Mapping[str, Any], tokenizer: Tokenizer) -> Iterator[ModelInput]:
     """Yields the inputs of a batch, one at a time, so that one copy of one input's attention is held.
 
     Args:
-        outputs: returned by a model called with ``output_attentions=True``. Of an encoder-decoder, the encoder's
-            self-attention is taken, which is what the encoding describes; ``inputs_of_layers`` takes the decoder's.
-        encoding: what the tokenizer returned and the model was called with: ``input_ids`` and, where there,
+        outputs: Outputs of a model called with ``output_attentions=True``. Of an encoder-decoder, the encoder's
+            self-attention is taken, which the encoding describes; ``inputs_of_layers`` takes the decoder's.
+        encoding: Result of the tokenizer, with which the model was called: ``input_ids`` and, where present,
             ``attention_mask`` and the two texts of a pair (``sequence_ids`` of a fast tokenizer, or
             ``token_type_ids``). A single text is one segment.
-        tokenizer: the tokenizer itself.
+        tokenizer: The tokenizer itself.
 
     Raises:
-        ShapeError: the outputs hold no attention, or not that of this encoding.
+        ShapeError: The outputs hold no attention, or not that of this encoding.
     """
     layers = getattr(outputs, "attentions", None) or getattr(outputs, "encoder_attentions", None)
     return inputs_of_layers(layers, encoding, tokenizer)
@@ -63,39 +63,44 @@ def inputs_of(outputs: object, encoding: Mapping[str, Any], tokenizer: Tokenizer
 def inputs_of_layers(
     layers: Sequence[Any] | None, encoding: Mapping[str, Any], tokenizer: Tokenizer
 ) -> Iterator[ModelInput]:
-    """As ``inputs_of``, for the layers themselves, each [batch, heads, L, L]: say, ``outputs.decoder_attentions``.
+    """Yields the inputs of a batch as ``inputs_of`` does, from layers such as ``outputs.decoder_attentions``.
+
+    Args:
+        layers: The layers, each [batch, heads, L, L].
+        encoding: As in ``inputs_of``.
+        tokenizer: As in ``inputs_of``.
 
     Raises:
-        ShapeError: a layer is missing or not of that shape, or the encoding is of another batch.
+        ShapeError: A layer is missing or not of that shape, or the encoding is of another batch.
     """
     ids = np.atleast_2d(_array(encoding["input_ids"]))
-    shapes = _shapes(layers)
+    shapes = _check_shapes(layers)
     if any(shape != (len(ids), *shapes[0][1:]) for shape in shapes):
         raise ShapeError(
             f"attentions have shapes {', '.join(sorted(str(list(shape)) for shape in set(shapes)))}, expected "
             f"one shape [batch, heads, L, L] with a batch of {len(ids)}, that of input_ids"
         )
-    return (_input(layers or (), encoding, tokenizer, row) for row in range(len(ids)))
+    return (_take_row(layers or (), encoding, tokenizer, row) for row in range(len(ids)))
 
 
-def _shapes(layers: Sequence[Any] | None) -> list[tuple[int, ...]]:
+def _check_shapes(layers: Sequence[Any] | None) -> list[tuple[int, ...]]:
     if not layers:
         raise ShapeError(f"outputs hold no attentions; {_EAGER}")
     shapes = [tuple(getattr(layer, "shape", ())) for layer in layers]
     for index, shape in enumerate(shapes):
         if len(shape) != len(_AXES):
-            found = "None" if layers[index] is None else f"{type(layers[index]).__name__} of shape {list(shape)}"
-            raise ShapeError(f"attentions[{index}] is {found}, expected [{', '.join(_AXES)}]; {_EAGER}")
+            kind = "None" if layers[index] is None else f"{type(layers[index]).__name__} of shape {list(shape)}"
+            raise ShapeError(f"attentions[{index}] is {kind}, expected [{', '.join(_AXES)}]; {_EAGER}")
     return shapes
 
 
-def _input(layers: Sequence[Any], encoding: Mapping[str, Any], tokenizer: Tokenizer, row: int) -> ModelInput:
-    def of_row(name: str) -> NDArray[Any] | None:
+def _take_row(layers: Sequence[Any], encoding: Mapping[str, Any], tokenizer: Tokenizer, row: int) -> ModelInput:
+    def read_row(name: str) -> NDArray[Any] | None:
         values = encoding.get(name)
         return None if values is None else np.atleast_2d(_array(values))[row]
 
-    ids, mask = np.atleast_2d(_array(encoding["input_ids"]))[row], of_row("attention_mask")
-    types = of_row("token_type_ids")
+    ids, mask = np.atleast_2d(_array(encoding["input_ids"]))[row], read_row("attention_mask")
+    types = read_row("token_type_ids")
     return ModelInput(
         attention=np.stack([_array(layer[row]) for layer in layers]),
         tokens=tuple(tokenizer.convert_ids_to_tokens(ids.tolist())),
@@ -106,14 +111,14 @@ def _input(layers: Sequence[Any], encoding: Mapping[str, Any], tokenizer: Tokeni
 
 
 def segments_of(encoding: Mapping[str, Any], row: int, types: NDArray[Any] | None) -> NDArray[np.int64] | None:
-    """The segment of each token of one text of a batch, int64 [L]; None where the encoding does not tell.
+    """Returns the segment of each token of one text of a batch, int64 [L]; None where the encoding holds none.
 
-    The texts of a pair come before the token types, which some tokenizers leave at 0 for both.
+    The texts of a pair count before the token types, which some tokenizers leave at 0 for both.
 
     Args:
-        encoding: what the tokenizer returned.
-        row: of the batch; 0 where there is none.
-        types: its token types [L], or None.
+        encoding: Result of the tokenizer.
+        row: Index of the text in the batch; 0 where there is no batch.
+        types: Token types of the text, [L], or None.
     """
     texts: list[int | None] = []
     if getattr(encoding, "is_fast", False) and hasattr(encoding, "sequence_ids"):
@@ -131,10 +136,10 @@ def _is_bfloat16(values: object) -> bool:
 
 
 def _array(values: object) -> NDArray[Any]:
-    """An array, a list, or a torch tensor on any device as numpy; bfloat16 as its bits in uint16."""
+    """Returns an array, a list, or a torch tensor on any device as numpy; bfloat16 as its bits in uint16."""
     if not hasattr(values, "detach"):
         return np.asarray(values)
     tensor: Any = values.detach().cpu()
-    if _is_bfloat16(tensor):  # numpy has no such type: the upper half of the float32 is what was stored
+    if _is_bfloat16(tensor):  # numpy has no such type: the bits are the upper half of the float32
         return (np.asarray(tensor.float()).view(np.uint32) >> 16).astype(np.uint16)
     return np.asarray(tensor)

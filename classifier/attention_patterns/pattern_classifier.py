@@ -1,4 +1,4 @@
-"""The classifier in this process: check, render, measure, classify."""
+"""The classifier whose net runs in this process."""
 
 import os
 import time
@@ -14,7 +14,7 @@ from attention_patterns.session import NetSession
 
 
 class PatternClassifier(Classifier):
-    """Classifies self-attention maps and measures their heads. Safe to share between threads."""
+    """A classifier of attention maps whose net runs in this process. Safe to share between threads."""
 
     def __init__(self, bundle: ModelBundle, *, threads: int | None = None) -> None:
         """Loads the net of ``bundle``; ``threads`` is the number of cores to use, all by default."""
@@ -59,4 +59,4 @@ class PatternClassifier(Classifier):
             oversight.seen(images[begin:end], answer)
             return answer
 
-        return NetAnswer.joined(self._in_chunks(len(images), read, oversight))
+        return NetAnswer.join(self._share_out(len(images), read, oversight))

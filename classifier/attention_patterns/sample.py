@@ -14,7 +14,7 @@ SAMPLE = Path(__file__).parent / "assets" / "sample.npz"
 
 @dataclass(frozen=True)
 class Sample:
-    """Attention float16 [6, 12, L, L], the tokens and their segment ids, int64 [L]."""
+    """The sample: attention float16 [6, 12, L, L], the tokens and their segment ids, int64 [L]."""
 
     attention: NDArray[np.float16]
     tokens: tuple[str, ...]

@@ -1,11 +1,11 @@
-"""The net at work: images in, probabilities out, by onnxruntime."""
+"""The net at work: images in, probabilities out, run by onnxruntime."""
 
 import hashlib
 import os
 
 import numpy as np
 
-# From 1.29 on, onnxruntime reports to its makers unless told otherwise before it is loaded; this tool sends nothing.
+# From 1.29 on, onnxruntime reports to its makers unless this is set before it is loaded; this tool sends nothing.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime
@@ -18,7 +18,7 @@ from attention_patterns.rendering import CHANNELS
 
 
 class NetSession:
-    """One loaded net. ``probabilities`` may be called by several threads at once, each using one core."""
+    """A loaded net; several threads may call ``probabilities`` at once, each using one core."""
 
     def __init__(self, bundle: ModelBundle) -> None:
         options = onnxruntime.SessionOptions()
@@ -31,7 +31,7 @@ class NetSession:
                 raise ValueError("the file was replaced while the bundle was read")
             self._session = onnxruntime.InferenceSession(net, options, providers=["CPUExecutionProvider"])
             self._probe(bundle.image_size)
-        except Exception as error:  # onnxruntime raises its own kinds, derived from nothing common
+        except Exception as error:  # a file from outside; onnxruntime's errors have no common base
             raise BundleError(f"{bundle.model_path} cannot be run: {error}") from error
 
     def _probe(self, size: int) -> None:
@@ -40,6 +40,6 @@ class NetSession:
             raise ValueError(f"the net answers shape {shape}, expected {(1, len(PATTERNS))}")
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities [maps, 5], float32, of images uint8 [maps, 3, size, size]."""
+        """Returns the probabilities float32 [maps, 5] of images uint8 [maps, 3, size, size]."""
         (output,) = self._session.run(["probabilities"], {"images": images})
         return np.asarray(output, np.float32)

@@ -15,14 +15,14 @@ _FAMILIES = re.compile(r"<\|[^|<>]+\|>|<extra_id_\d+>|<special\d+>")  # GPT-2, L
 
 
 def is_special(token: str) -> bool:
-    """Whether the token is a special token of the BERT, RoBERTa, XLM, XLNet, T5, BART, GPT, Llama or like families."""
+    """Returns whether a token is special in the BERT, RoBERTa, XLM, XLNet, T5, BART, GPT, Llama or similar families."""
     return token in _NAMES or _FAMILIES.fullmatch(token) is not None
 
 
 def special_token_positions(tokens: Sequence[str]) -> dict[str, list[int]]:
-    """Special token -> its positions, in order of first appearance."""
-    found: dict[str, list[int]] = {}
+    """Returns the positions of each special token, in order of first appearance."""
+    positions: dict[str, list[int]] = {}
     for position, token in enumerate(tokens):
         if is_special(token):
-            found.setdefault(token, []).append(position)
-    return found
+            positions.setdefault(token, []).append(position)
+    return positions

@@ -241,7 +241,7 @@ def test_layers_measured_apart_and_joined_are_classified_as_the_whole(classifier
     sample = load_sample()
     declaration = read_declaration(sample.attention.shape[-1], tokens=sample.tokens, segments=sample.segments)
     slabs = [read_attention(layers, None) for layers in np.array_split(sample.attention, 4)]
-    joined = MeasuredMaps.joined([classifier.measure_read(slab, declaration) for slab in slabs])
+    joined = MeasuredMaps.join([classifier.measure_read(slab, declaration) for slab in slabs])
     apart, whole = (
         classifier.classify_measured([joined, joined])[1],
         classifier.classify(sample.attention, tokens=sample.tokens, segments=sample.segments),
