@@ -1,5 +1,6 @@
 # Every command has one name, used by people and CI alike. Only Python 3.11+, make and a network are needed.
 PYTHON ?= python3
+LOWEST ?= python3.11
 UV = .venv/bin/uv
 RUN = .venv/bin/python
 LOCK = $(UV) pip compile pyproject.toml --generate-hashes --universal --python-version 3.11 \
@@ -7,13 +8,16 @@ LOCK = $(UV) pip compile pyproject.toml --generate-hashes --universal --python-v
 PROTOC = -m grpc_tools.protoc -Iattention_patterns_service/pb=proto proto/attention_patterns/v1/attention_patterns.proto \
 	proto/inference/open_inference.proto
 
-.PHONY: run test check audit generate train bench fuzz lock
+.PHONY: run test test-lowest check audit generate train bench fuzz lock
 
 run: .venv/run  ## the main job: sample attention through a real server
 	$(RUN) -m attention_patterns_service.command.demo
 
 test: .venv/dev  ## every test
 	$(RUN) -m pytest
+
+test-lowest: .venv-lowest/test  ## the tests of library, service and labeller with the lowest versions promised
+	.venv-lowest/bin/python -m pytest tests/library tests/server tests/labeller
 
 check: .venv/dev  ## lint, types, architecture, generated code
 	$(RUN) -m ruff check .
@@ -51,6 +55,7 @@ lock: .venv/uv  ## the lock files
 	$(LOCK) --all-extras --group dev --output-file requirements/dev.txt
 	$(LOCK) --extra service --extra label --extra report --constraint requirements/dev.txt --output-file requirements/run.txt
 	$(LOCK) --extra service --constraint requirements/dev.txt --output-file requirements/serve.txt
+	$(LOCK) --all-extras --group test --resolution lowest-direct --upgrade --output-file requirements/lowest.txt
 
 .venv/uv:
 	$(PYTHON) -m venv .venv
@@ -66,4 +71,10 @@ lock: .venv/uv  ## the lock files
 
 .venv/dev: requirements/dev.txt .venv/run
 	$(UV) pip install --quiet --python .venv --require-hashes --requirement requirements/dev.txt
+	touch $@
+
+.venv-lowest/test: requirements/lowest.txt pyproject.toml | .venv/uv
+	$(UV) venv --quiet --allow-existing --python $(LOWEST) .venv-lowest
+	$(UV) pip install --quiet --python .venv-lowest --require-hashes --requirement requirements/lowest.txt
+	$(UV) pip install --quiet --python .venv-lowest --no-deps --editable .
 	touch $@

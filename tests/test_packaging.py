@@ -1,0 +1,101 @@
+"""The wheel in an empty environment, beside a user's files of any name; and the lowest versions are those tested."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+FIRST_EXAMPLE, FIRST_OUTPUT = re.search(r"```python\n(.*?)```\n```text\n(.*?)```", README, re.DOTALL).groups()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel as it is published."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder, folder=ROOT)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """The programs of an environment that holds the wheel and what it depends on without extras."""
+    environment, uv = tmp_path_factory.mktemp("environment"), Path(sys.executable).with_name("uv")
+    run(uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, environment, folder=ROOT)
+    pins = environment / "pins.txt"
+    locked = (ROOT / "requirements/dev.txt").read_text()
+    pins.write_text("\n".join(re.findall(r"^[a-z0-9-]+==[^\\\\\n]+", locked, re.MULTILINE)))
+    python = environment / "bin" / "python"
+    run(uv, "pip", "install", "--quiet", "--python", python, "--constraint", pins, wheel, folder=ROOT)
+    return environment / "bin"
+
+
+def run(*command, folder):
+    done = start(*command, folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def start(*command, folder):
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    return subprocess.run(
+        [*map(str, command)], check=False, cwd=folder, env=clean, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_the_wheel_holds_library_and_service_alone(wheel):
+    names = ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {
+        "attention_patterns",
+        "attention_patterns_service",
+    }
+    for needed in ("attention_patterns/assets/model/model.onnx", "attention_patterns/labelling/report/report.html.j2"):
+        assert needed in names
+    assert "attention_patterns/py.typed" in names
+
+
+def test_the_first_example_runs_beside_files_of_any_name(installed, tmp_path):
+    for name in ("classifier", "service", "training"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the user was imported')\n")
+    (tmp_path / "example.py").write_text(FIRST_EXAMPLE)
+    assert run(installed / "python", "example.py", folder=tmp_path) == FIRST_OUTPUT
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["attention-serve"], "attention-serve needs the extra 'service'"),
+        (["attention-label", "--help"], "attention-label needs the extra 'label'"),
+        (["python", "-c", "from attention_patterns_service import Client"], "needs the extra 'service'"),
+    ],
+)
+def test_a_missing_extra_is_named_with_the_command_that_adds_it(installed, tmp_path, command, sentence):
+    done = start(installed / command[0], *command[1:], folder=tmp_path)
+    assert done.returncode != 0
+    (last,) = done.stderr.splitlines()[-1:]
+    assert sentence in last
+    assert re.search(r"uv pip install 'attention-patterns\[(service|label)\] @ file://.*\.whl'$", last)
+    assert ("Traceback" in done.stderr) == (command[0] == "python")
+
+
+def test_the_lowest_versions_promised_are_those_that_make_test_lowest_installs():
+    extras, groups = PROJECT["project"]["optional-dependencies"], PROJECT["dependency-groups"]
+    promised = [*PROJECT["project"]["dependencies"], *sum(extras.values(), []), *groups["test"]]
+    pinned = re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "requirements/lowest.txt").read_text(), re.MULTILINE)
+    for requirement in promised:
+        name, bound = re.fullmatch(r"([a-z0-9-]+)(?:\[.*\])?(?:[>=]=([0-9.]+))?.*", requirement).groups()
+        if name != "attention-patterns":
+            assert any(pin == name and is_release(version, bound) for pin, version in pinned), requirement
+
+
+def is_release(version, bound):
+    """Whether a version is the bound, or its first release: 3.2.0 of 3.2."""
+    return version == bound or version.removeprefix(bound).strip(".0") == ""
