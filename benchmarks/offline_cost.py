@@ -19,7 +19,7 @@ import typer
 
 from attention_patterns.labelling.output.folder import RunFolder
 from attention_patterns.labelling.output.part import PartMaker
-from attention_patterns.labelling.run.ray_cluster import cluster
+from attention_patterns.labelling.run.ray_cluster import open_cluster
 from attention_patterns.labelling.sources.dumps.plan import dump_tasks
 from attention_patterns.labelling.sources.dumps.source import DumpSource
 from attention_patterns.labelling.sources.memory import Memory
@@ -88,7 +88,7 @@ def _timed(work: Callable[[], _Done], rounds: int) -> Iterator[tuple[float, _Don
 
 def _time_of_ray(shipped: int, parts: int) -> float:
     """Returns the seconds of processor time that the driver takes to receive a part of so many bytes by Ray Data."""
-    with cluster(None, 2) as ray:
+    with open_cluster(None, 2) as ray:
         rows = ray.data.from_items([{"number": n} for n in range(parts)], override_num_blocks=parts)
         dataset = rows.map_batches(partial(_part_of, shipped), batch_size=1, batch_format="pyarrow")
         dataset.context.enable_progress_bars = False

@@ -122,7 +122,7 @@ def _works(folder: str, source: ModelSource, classifier: PatternClassifier) -> d
                 model(**batch, output_attentions=True)
 
     def measure(unit: Unit) -> None:
-        for _ in source.measured(unit, classifier, most_bytes=_ENOUGH_MEMORY):
+        for _ in source.measure(unit, classifier, most_bytes=_ENOUGH_MEMORY):
             pass
 
     def at_once(work: Callable[[Unit], object]) -> list[object]:

@@ -47,9 +47,7 @@ VISION_MODELS = {
 
 def measured(model, items, classifier, selection=None, most_bytes=ENOUGH):
     return list(
-        model.measured(
-            items, task="t", classifier=classifier, selection=selection or Selection(), most_bytes=most_bytes
-        )
+        model.measure(items, task="t", classifier=classifier, selection=selection or Selection(), most_bytes=most_bytes)
     )
 
 
@@ -75,29 +73,29 @@ def test_batches_give_what_a_plain_call_gives_for_each_text(tmp_path, classifier
     folder = str(sample_encoder()) if kind == "minilm" else small_model(tmp_path, kind)
     model, plain = AttentionModel(folder), Plain(folder)
     found = measured(model, SOME, classifier)
-    assert sorted(place for place, _ in found) == sorted(place for place in range(len(SOME)) for _ in model.parts)
-    for n, part in enumerate(model.parts):
+    assert sorted(place for place, _ in found) == sorted(place for place in range(len(SOME)) for _ in model.stacks)
+    for n, part in enumerate(model.stacks):
         expected = LAYERS_OF.get(kind, [tuple(range(6 if kind == "minilm" else 2))])[n]
         assert part.layers == expected
         assert part.causal == (part.name == "decoder")
         of_part = {place: one for place, one in found if one.name.part == part.name}
         for place, text in enumerate(SOME):
-            whole = plain.measured(text, classifier, causal=[one.causal for one in model.parts])[n]
+            whole = plain.measured(text, classifier, causal=[one.causal for one in model.stacks])[n]
             assert of_part[place].name.input_id == text.input_id
             assert of_part[place].layers == expected
             assert_close(of_part[place].maps, whole)
 
 
 @pytest.mark.parametrize(("kind", "in_all"), [("jamba", 4), ("zamba", 5), ("qwen3-next", 4)])
-def test_layers_without_attention_are_told_of_and_the_others_keep_their_index(tmp_path, classifier, kind, in_all):
+def test_layers_without_attention_are_reported_and_the_others_keep_their_index(tmp_path, classifier, kind, in_all):
     model = AttentionModel(small_model(tmp_path, kind))
     ((_, one),) = measured(model, SOME[:1], classifier, Selection(layers=(3,), heads=(2, 0)))
     assert (one.layers, one.heads) == ((3,), (0, 2))
     assert one.maps.causal.shape == (1, 2)
     assert one.warnings == (f"{in_all - 2} of {in_all} layers return no attention and are not labelled",)
     ((_, failed),) = measured(model, SOME[:1], classifier, Selection(layers=(2,)))
-    assert "layer 2 was asked for" in str(failed.error)
-    assert "attention of layers [1, 3]" in str(failed.error)
+    owner = f"the {failed.name.part} of {failed.name.model}"
+    assert str(failed.error) == f"layer 2 is selected, expected 1, 3: the layers of {owner} that return attention"
 
 
 @pytest.mark.parametrize("kind", VISION_MODELS)
@@ -131,7 +129,7 @@ def test_tokens_of_a_picture_that_are_no_patches_are_left_without_names(tmp_path
     (_, one), *_ = measured(model, save_pictures(tmp_path), classifier)
     assert one.maps.declaration.tokens is None
     assert one.maps.declaration.length == 8
-    assert one.warnings == ("the tokens are not named: the model makes 8 of a picture, its patches tell of 5",)
+    assert one.warnings == ("the tokens are not named: the model makes 8 of a picture, its patches give 5",)
 
 
 def test_texts_for_a_model_of_pictures_pictures_for_one_of_texts_and_bad_pictures_fail_alone(tmp_path, classifier):
@@ -250,7 +248,7 @@ for folder in sys.argv[1:]:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         before = kibibytes("VmRSS")
         job = {"task": "t", "classifier": classifier, "selection": Selection(), "most_bytes": 2**29}
-        for _, one in model.measured(texts_of("ferry " * 500), **job):
+        for _, one in model.measure(texts_of("ferry " * 500), **job):
             assert one.maps.images.shape[0] % 8 == 0
     print((kibibytes("VmHWM") - before) / 1024)
 """

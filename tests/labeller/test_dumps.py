@@ -21,6 +21,7 @@ from attention_patterns.classification import with_doubts
 from attention_patterns.errors import (
     AttentionPatternsError,
     DataTypeError,
+    MissingExtraError,
     NotCausalError,
     RowSumError,
     SegmentsError,
@@ -36,6 +37,7 @@ from attention_patterns.labelling.sources.dumps.plan import EXAMPLES, DumpSlice,
 from attention_patterns.labelling.sources.dumps.safetensors_header import read_tensors
 from attention_patterns.labelling.sources.dumps.source import DumpSource
 from attention_patterns.labelling.sources.source import FailedInput, MeasuredInput, Selection
+from attention_patterns.programs.extras import install_command
 from tests.helpers.equality import assert_equal
 
 TOKENS = ["[CLS]", *"abcdefg", "[SEP]"]
@@ -95,7 +97,7 @@ def outcomes(dump_source, classifier, most_bytes=ENOUGH):
     for unit in dump_source.units():
         names = dump_source.names(unit)
         assert len(names) == unit.inputs
-        for place, one in dump_source.measured(unit, classifier, most_bytes=most_bytes):
+        for place, one in dump_source.measure(unit, classifier, most_bytes=most_bytes):
             assert one.name == names[place]
             assert one.name.input_id not in found
             found[one.name.input_id] = one
@@ -230,10 +232,10 @@ def test_messages_name_the_layer_and_head_of_the_model(tmp_path, classifier, nam
 @pytest.mark.parametrize(
     ("selection", "message"),
     [
-        (Selection(layers=(0, 2)), "layer 2 was asked for, the input has layers 0 to 1"),
-        (Selection(heads=(3,)), "head 3 was asked for, the input has heads 0 to 2"),
-        (Selection(heads=(-1,)), "head -1 was asked for"),
-        (Selection(layers=()), "no layer was asked for"),
+        (Selection(layers=(0, 2)), "layer 2 is selected, expected 0 to 1: the layers of the input"),
+        (Selection(heads=(3,)), "head 3 is selected, expected 0 to 2: the heads of the input"),
+        (Selection(heads=(-1,)), "head -1 is selected"),
+        (Selection(layers=()), "no layer is selected, expected 0 to 1: the layers of the input"),
     ],
 )
 def test_a_layer_or_head_that_is_not_there(tmp_path, classifier, selection, message):
@@ -428,10 +430,13 @@ def test_a_chunk_of_zarr_that_is_damaged_or_lost(tmp_path, classifier):
     assert "cannot be read as .zarr" in failure(path, classifier)
 
 
-def test_zarr_that_is_not_installed_is_asked_for(tmp_path, classifier, monkeypatch):
+def test_without_zarr_no_work_is_planned_and_the_extra_is_named(tmp_path, monkeypatch):
     path = save(tmp_path, "zarr3", attention(9, 9))
-    monkeypatch.setitem(sys.modules, "zarr", None)
-    assert "it needs the extra 'zarr': pip install 'attention-patterns[zarr]'" in failure(path, classifier)
+    monkeypatch.setitem(sys.modules, "zarr", None)  # as where it is not installed
+    with pytest.raises(MissingExtraError) as missing:
+        source(path).units()
+    assert str(missing.value).startswith(f"{path} needs the extra 'zarr' (zarr is not installed): ")
+    assert str(missing.value).endswith(install_command("zarr"))
 
 
 def npy_bytes(shape, dtype="<f4", fortran=False, behind=b""):
@@ -476,19 +481,19 @@ def one_tensor(behind=bytes(4), *, dtype="F32", shape=(1,), data_offsets=(0, 4))
     [
         (one_tensor(), "1 axes"),
         (one_tensor(shape=[10**12]), "4 bytes, expected 4000000000000 of F32"),
-        (one_tensor(data_offsets=[0, 10**15]), "tells of"),
+        (one_tensor(data_offsets=[0, 10**15]), "the header describes 1000"),
         (one_tensor(bytes(8), data_offsets=[4, 8]), "begins at byte"),
         (one_tensor(data_offsets=[4, 0]), "expected dtype, shape and data_offsets"),
         (one_tensor(shape=[-1]), "expected dtype, shape and data_offsets"),
         (one_tensor(shape=[True]), "expected dtype, shape and data_offsets"),
         (one_tensor(shape=7), "expected dtype, shape and data_offsets"),
         (one_tensor(dtype="Q7"), "dtype 'Q7'"),
-        (one_tensor(bytes(5)), "tells of"),
+        (one_tensor(bytes(5)), "the header describes"),
         (safetensors_bytes({"attention": 7}), "expected dtype, shape and data_offsets"),
         (safetensors_bytes(b"[[1]]"), "is a list"),
         (safetensors_bytes(b"[" * 100_000), "cannot be read"),
         (safetensors_bytes(b'{"a": ' + b"9" * 5000 + b"}"), "cannot be read"),
-        ((2**62).to_bytes(8, "little") + b"{}", "told to be"),
+        ((2**62).to_bytes(8, "little") + b"{}", f"the header's length is {2**62} bytes"),
         (b"", "ends after"),
     ],
 )
@@ -549,14 +554,14 @@ def test_a_file_that_changed_after_the_plan_fails(tmp_path, classifier):
     (unit,) = planned.units()
     before = planned.fingerprint()
     np.save(path, attention(2, 1, 1, 9, 9))
-    found = [one for _, one in planned.measured(unit, classifier, most_bytes=ENOUGH)]
+    found = [one for _, one in planned.measure(unit, classifier, most_bytes=ENOUGH)]
     assert [type(one) for one in found] == [MeasuredInput, MeasuredInput, FailedInput]
     assert "held an input 2 when the run was planned" in str(found[2].error)
     np.save(path, attention(9, 9))
-    found = [one for _, one in planned.measured(unit, classifier, most_bytes=ENOUGH)]
+    found = [one for _, one in planned.measure(unit, classifier, most_bytes=ENOUGH)]
     assert all("when the run was planned" in str(one.error) for one in found)
     path.unlink()
-    found = [one for _, one in planned.measured(unit, classifier, most_bytes=ENOUGH)]
+    found = [one for _, one in planned.measure(unit, classifier, most_bytes=ENOUGH)]
     assert len(found) == 3
     assert all("No such file" in str(one.error) for one in found)
     np.save(path, attention(9, 9))
@@ -713,7 +718,7 @@ def test_inputs_drawn_by_number(tmp_path, classifier, name):
     save(tmp_path / "c", name, values)
     all_inputs = source(tmp_path)
     assert all_inputs.count_inputs() == 8
-    drawn = all_inputs.restricted([0, 3, 5, 7])
+    drawn = all_inputs.restrict([0, 3, 5, 7])
     assert drawn.count_inputs() == 8
     assert drawn.fingerprint() != all_inputs.fingerprint()
     assert sum(unit.inputs for unit in drawn.units()) == 4
@@ -747,7 +752,7 @@ def measured(path):
     return sum(
         isinstance(one, MeasuredInput)
         for unit in source.units()
-        for _, one in source.measured(unit, classifier, most_bytes=2**25)
+        for _, one in source.measure(unit, classifier, most_bytes=2**25)
     )
 
 classifier = PatternClassifier.load(threads=1)

@@ -12,13 +12,14 @@ import pytest
 import torch
 import transformers
 
-from attention_patterns.errors import SelectionError, SourceError
+from attention_patterns.errors import MissingExtraError, SelectionError, SourceError
 from attention_patterns.labelling.sources.models import source as models
 from attention_patterns.labelling.sources.models.encodings import Encoded, batches
 from attention_patterns.labelling.sources.models.hugging_face import AttentionModel
-from attention_patterns.labelling.sources.models.source import TEXTS_A_UNIT, ModelSource
+from attention_patterns.labelling.sources.models.source import TEXTS_PER_UNIT, ModelSource
 from attention_patterns.labelling.sources.source import FailedInput, MeasuredInput, Selection
 from attention_patterns.labelling.sources.texts.tasks import UnreadText
+from attention_patterns.programs.extras import install_command
 from attention_patterns.sample import sample_encoder
 from tests.helpers.small_transformers import SOME, TEXT_MODELS, WORDS, save_model, small_model, texts_of
 
@@ -42,7 +43,7 @@ def run(classifier):
     """Runs a model over texts and gives what came of each, by place and then by part."""
 
     def run(model, texts, selection=Selection(), most_bytes=ENOUGH):  # noqa: B008  it is frozen
-        found = model.measured(texts, task="t", classifier=classifier, selection=selection, most_bytes=most_bytes)
+        found = model.measure(texts, task="t", classifier=classifier, selection=selection, most_bytes=most_bytes)
         return [one for _, one in sorted(found, key=lambda placed: placed[0])]
 
     return run
@@ -118,7 +119,7 @@ def test_a_text_that_is_no_unicode_fails_alone(minilm, run):
 def test_a_text_that_does_not_fit_in_memory_fails_with_what_it_needs(minilm, run):
     short, long = run(minilm, texts_of("the ferry", " ".join(["ferry"] * 300)), most_bytes=2**22)
     assert isinstance(short, MeasuredInput)
-    assert "t:2 has 302 tokens, whose attention takes 35.0 MiB a layer, --max-memory leaves 3.5 MiB" in str(long.error)
+    assert "t:2 has 302 tokens, whose attention takes 35.0 MiB per layer, expected at most the 3.5" in str(long.error)
 
 
 def test_little_memory_changes_no_result(minilm, run):
@@ -141,8 +142,9 @@ def test_only_the_layers_and_heads_asked_for_are_measured(minilm, run):
 @pytest.mark.parametrize(
     ("selection", "message"),
     [
-        (Selection(layers=(2, 6)), "layer 6 was asked for, the encoder of .* has layers 0 to 5"),
-        (Selection(heads=(12,)), "head 12 was asked for, the encoder of .* has heads 0 to 11"),
+        (Selection(layers=(2, 6)), "layer 6 is selected, expected 0 to 5: the layers of the encoder of .*model$"),
+        (Selection(heads=(12,)), "head 12 is selected, expected 0 to 11: the heads of the encoder of .*model$"),
+        (Selection(heads=()), "no head is selected, expected 0 to 11: the heads of the encoder of .*model$"),
     ],
 )
 def test_a_layer_or_head_that_is_not_there_fails_all_texts(minilm, run, selection, message):
@@ -246,7 +248,7 @@ def test_batches_are_of_few_inputs_and_pictures_of_one_shape():
 @pytest.mark.parametrize("name", ["/nowhere/model", "nobody-has/this-model"])
 def test_a_missing_model_is_named(name, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read from the environment at import
-    with pytest.raises(SourceError, match=f"model '{name}' is no folder here and cannot be loaded"):
+    with pytest.raises(SourceError, match=f"model '{name}' is not a folder here and cannot be loaded"):
         AttentionModel(name)
 
 
@@ -258,7 +260,7 @@ def test_a_model_without_the_files_of_its_tokenizer_is_refused(folders, tmp_path
         AttentionModel(str(tmp_path))
 
 
-def test_damaged_weights_are_told(folders, tmp_path):
+def test_damaged_weights_are_reported(folders, tmp_path):
     for file in Path(folders["gpt2"]).iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
@@ -274,12 +276,12 @@ def test_damaged_weights_are_told(folders, tmp_path):
         ({"device": "meta"}, "model .* \\(BertModel\\): .*meta"),
     ],
 )
-def test_settings_that_cannot_be_are_told(settings, message):
+def test_settings_that_cannot_be_are_reported(settings, message):
     with pytest.raises(SourceError, match=message):
         AttentionModel(str(sample_encoder()), **settings)
 
 
-MANY = texts_of(*("the ferry leaves" for _ in range(TEXTS_A_UNIT + 2)))
+MANY = texts_of(*("the ferry leaves" for _ in range(TEXTS_PER_UNIT + 2)))
 BAD = UnreadText("b:1", SourceError("b:1 holds no text"))
 
 
@@ -287,22 +289,22 @@ def test_units_are_runs_of_the_texts_of_a_task_for_a_model(folders):
     source = ModelSource((str(sample_encoder()), folders["bart"]), (("many", MANY), ("few", (BAD, *SOME[:2]))))
     units = source.units()
     assert [(one.number, one.task, one.inputs, one.maps) for one in units] == [
-        (0, "many", TEXTS_A_UNIT, TEXTS_A_UNIT * 72),
+        (0, "many", TEXTS_PER_UNIT, TEXTS_PER_UNIT * 72),
         (1, "many", 2, 2 * 72),
         (2, "few", 3, 2 * 72),
-        (3, "many", TEXTS_A_UNIT, 0),  # the configuration of two parts is not read
+        (3, "many", TEXTS_PER_UNIT, 0),  # the layers of two stacks are not read from a configuration
         (4, "many", 2, 0),
         (5, "few", 3, 0),
     ]
     assert repr(units) == repr(pickle.loads(pickle.dumps(source)).units())
     assert [name.input_id for name in source.names(units[2])] == ["b:1", "t:1", "t:2"]
     assert {name.model for name in source.names(units[5])} == {folders["bart"]}
-    assert [one.bytes for one in units[:2]] == [TEXTS_A_UNIT * 16, 32]
+    assert [one.bytes for one in units[:2]] == [TEXTS_PER_UNIT * 16, 32]
 
 
 def test_a_unit_gives_each_input_once_and_bad_ones_as_they_are(classifier):
     source = ModelSource((str(sample_encoder()),), (("few", (SOME[0], BAD, SOME[2])),))
-    found = dict(source.measured(source.units()[0], classifier, most_bytes=ENOUGH))
+    found = dict(source.measure(source.units()[0], classifier, most_bytes=ENOUGH))
     assert set(found) == {0, 1, 2}
     assert found[1].error is BAD.error
     assert [found[n].name.input_id for n in (0, 2)] == ["t:1", "t:3"]
@@ -311,9 +313,9 @@ def test_a_unit_gives_each_input_once_and_bad_ones_as_they_are(classifier):
 
 def test_a_model_that_cannot_be_loaded_fails_all_its_texts_and_is_tried_once(classifier, tmp_path):
     source = ModelSource((str(tmp_path),), (("few", SOME), ("more", SOME)))
-    models._load.cache_clear()
-    found = [list(source.measured(unit, classifier, most_bytes=ENOUGH)) for unit in source.units()]
-    assert models._load.cache_info().misses == 1
+    models._load_model.cache_clear()
+    found = [list(source.measure(unit, classifier, most_bytes=ENOUGH)) for unit in source.units()]
+    assert models._load_model.cache_info().misses == 1
     for of_unit in found:
         assert [place for place, _ in of_unit] == list(range(len(SOME)))
         for _, one in of_unit:
@@ -327,22 +329,35 @@ def test_no_two_models_are_in_memory_at_once(folders):
     assert ModelSource((str(sample_encoder()),), tasks).callers() == min(2, len(os.sched_getaffinity(0)))
 
 
-def test_what_a_model_holds_is_told(folders):
+def test_the_memory_of_a_model_is_returned(folders):
     source = ModelSource((str(sample_encoder()), "nowhere"), (("few", SOME),))
     there, missing = source.units()
     weights = Path(str(sample_encoder()), "model.safetensors").stat().st_size
     assert source.prepare(there) - source.prepare(missing) == pytest.approx(weights, rel=0.01)
 
 
-def test_without_torch_the_extra_is_named(classifier, monkeypatch):
+def test_without_torch_one_error_names_the_extra_for_all_texts(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
     monkeypatch.delitem(sys.modules, "attention_patterns.labelling.sources.models.hugging_face")
-    models._load.cache_clear()
+    models._import_libraries.cache_clear()
     source = ModelSource((str(sample_encoder()),), (("few", SOME[:1]),))
-    ((_, one),) = source.measured(source.units()[0], classifier, most_bytes=ENOUGH)
-    models._load.cache_clear()
-    assert "needs the extra 'models'" in str(one.error)
-    assert "pip install 'attention-patterns[models]'" in str(one.error)
+    with pytest.raises(MissingExtraError) as missing:
+        source.prepare(source.units()[0])
+    assert str(missing.value).startswith("--model needs the extra 'models' (torch is not installed): ")
+    assert str(missing.value).endswith(install_command("models"))
+
+
+def test_without_pillow_models_of_texts_are_run_and_those_of_pictures_name_the_extra(monkeypatch, tmp_path, run):
+    config = transformers.ViTConfig(
+        hidden_size=12, num_hidden_layers=1, num_attention_heads=3, intermediate_size=24, image_size=16, patch_size=8
+    )
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor().save_pretrained(tmp_path)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingExtraError, match=r"of pictures needs the extra 'models' \(PIL is not installed\): "):
+        AttentionModel(str(tmp_path))
+    (read,) = run(AttentionModel(str(sample_encoder())), SOME[:1])
+    assert isinstance(read, MeasuredInput)
 
 
 def test_a_source_is_made_and_cut_into_units_without_torch():
@@ -383,7 +398,7 @@ def test_the_fingerprint_changes_with_what_changes_the_labels(name, value):
 def test_some_texts_are_chosen_by_their_number_in_all_tasks_the_same_for_each_model(folders):
     source = ModelSource((str(sample_encoder()), folders["gpt2"]), (("few", SOME[:3]), ("none", ()), ("more", SOME)))
     assert source.count_inputs() == 9
-    some = source.restricted([8, 1, 3])
+    some = source.restrict([8, 1, 3])
     assert some.count_inputs() == 9
     assert [(name.model, name.task, name.input_id) for unit in some.units() for name in some.names(unit)] == [
         (model, task, input_id)
@@ -405,5 +420,5 @@ def test_eight_texts_of_each_task_and_model_are_examples():
     assert second.examples == set()
     assert few.examples == {0, 1, 2}
     assert [unit.examples for unit in other] == [first.examples, second.examples, few.examples]
-    last = source.restricted(range(len(MANY) - 60, len(MANY))).units()[0]
+    last = source.restrict(range(len(MANY) - 60, len(MANY))).units()[0]
     assert (last.inputs, len(last.examples)) == (60, 8)

@@ -47,17 +47,17 @@ class Killing(DumpSource):
 
     unit: int = 2
 
-    def measured(self, unit, classifier, *, most_bytes):
+    def measure(self, unit, classifier, *, most_bytes):
         if unit.number == self.unit:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().measured(unit, classifier, most_bytes=most_bytes)
+        return super().measure(unit, classifier, most_bytes=most_bytes)
 
 
 @dataclass(frozen=True)
 class Refusing(DumpSource):
     """Meets a server that has too much to do."""
 
-    def measured(self, *_, **__):
+    def measure(self, *_, **__):
         raise OverloadedError("the server has enough")
 
 
@@ -65,9 +65,9 @@ class Refusing(DumpSource):
 class Slow(DumpSource):
     """Takes its time."""
 
-    def measured(self, unit, classifier, *, most_bytes):
+    def measure(self, unit, classifier, *, most_bytes):
         time.sleep(2)
-        return super().measured(unit, classifier, most_bytes=most_bytes)
+        return super().measure(unit, classifier, most_bytes=most_bytes)
 
 
 def tasks(dumps):

@@ -5,6 +5,7 @@ import gc
 import http.server
 import io
 import re
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,12 +15,14 @@ import pytest
 from fsspec.core import url_to_fs
 from moto.server import ThreadedMotoServer
 
-from attention_patterns.errors import SourceError
+from attention_patterns.errors import MissingExtraError, SourceError
 from attention_patterns.labelling.sources.dumps.plan import dump_tasks
-from attention_patterns.labelling.sources.files import default_task, find_files, opened
+from attention_patterns.labelling.sources.files import find_files, open_file
 from attention_patterns.labelling.sources.source import FailedInput, MeasuredInput
+from attention_patterns.programs.extras import install_command
 from tests.labeller.test_dumps import ENOUGH, FORMATS, assert_as_classified, attention, outcomes, save, source
 
+S3 = install_command("s3")
 VALUES = attention(3, 2, 3, 9, 9, dtype=np.float16)
 
 
@@ -122,7 +125,7 @@ def test_a_file_that_goes_away_or_is_cut_fails_as_an_input(tmp_path, classifier,
     system, root = url_to_fs(place)
     system.rm(f"{root}/one.npy")
     system.pipe(f"{root}/one.npz", system.cat(f"{root}/one.npz")[:-40])
-    found = [one for unit in units for _, one in planned.measured(unit, classifier, most_bytes=ENOUGH)]
+    found = [one for unit in units for _, one in planned.measure(unit, classifier, most_bytes=ENOUGH)]
     assert len(found) == 6
     for one in found:
         assert isinstance(one, FailedInput)
@@ -137,7 +140,7 @@ def test_several_threads_read_one_bucket(tmp_path, classifier, s3):
     assert planned.callers() >= 8
     (unit,) = planned.units()
     with ThreadPoolExecutor(4) as pool:
-        runs = [pool.submit(lambda: list(planned.measured(unit, classifier, most_bytes=ENOUGH))) for _ in range(4)]
+        runs = [pool.submit(lambda: list(planned.measure(unit, classifier, most_bytes=ENOUGH))) for _ in range(4)]
         for run in runs:
             assert [type(one) for _, one in run.result()] == [MeasuredInput] * 18
 
@@ -161,7 +164,6 @@ def test_credentials_that_are_missing(s3, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("gs://bucket/x.npy", "cannot be listed: .*install gcsfs"),
         ("nothing://x.npy", "Protocol not known: nothing"),
         ("http://127.0.0.1:9/x.npy", "does not exist: .*onnect"),
         ("zip://x.npy::file:///x.zip", "a chain of URLs"),
@@ -170,6 +172,24 @@ def test_credentials_that_are_missing(s3, monkeypatch, tmp_path):
 def test_urls_that_cannot_be_reached(path, message):
     with pytest.raises(SourceError, match=message):
         dump_tasks([path])
+
+
+@pytest.mark.parametrize(
+    ("url", "package", "message"),
+    [
+        ("s3://dumps/x.npy", "s3fs", f"s3://dumps/x.npy needs the extra 's3' (s3fs is not installed): {S3}"),
+        ("gs://dumps/x.npy", "gcsfs", "gs://dumps/x.npy needs gcsfs, which is not installed: "),
+        ("http://host/x.npy", "aiohttp", "http://host/x.npy needs aiohttp, which is not installed: "),
+    ],
+)
+def test_urls_without_their_package_name_it_or_its_extra(monkeypatch, url, package, message):
+    scheme = url.partition(":")[0]
+    monkeypatch.setitem(sys.modules, package, None)
+    for module in [name for name in sys.modules if name.startswith("fsspec.implementations.http")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)  # classes imported before
+    with pytest.raises(MissingExtraError, match=f"^{re.escape(message)}"):
+        dump_tasks([url])
 
 
 class Ranges(http.server.SimpleHTTPRequestHandler):
@@ -240,18 +260,7 @@ def test_files_are_found_and_opened_for_others(tmp_path):
     (tmp_path / "a.tsv").write_text("more")
     files = find_files(str(tmp_path), (".tsv",))
     assert [(file.name, file.size, file.suffix) for file in files] == [("a.tsv", 4, ".tsv"), ("b/x.TSV", 4, ".tsv")]
-    with opened(files[1]) as stream:
+    with open_file(files[1]) as stream:
         assert stream.read() == b"text"
     with pytest.raises(SourceError, match=r"folder without \.txt"):
         find_files(str(tmp_path), (".txt",))
-
-
-def test_names_of_tasks():
-    expected = {
-        "runs/dump.npz": "dump",
-        "runs/v1.0": "v1.0",
-        "s3://bucket/base/*.npz": "base",
-        "memory://base/**/*.npz": "base",
-        "http://host/dump.npz?token=1": "dump",
-    }
-    assert {path: default_task(path, (".npz",)) for path in expected} == expected

@@ -7,8 +7,9 @@ import datasets
 import fsspec
 import pytest
 
-from attention_patterns.errors import InvalidSettingsError, SourceError
+from attention_patterns.errors import InvalidSettingsError, MissingExtraError, SourceError
 from attention_patterns.labelling.sources.texts.tasks import Picture, Text, UnreadText, fingerprint, text_tasks
+from attention_patterns.programs.extras import install_command
 
 MARK = b"\xef\xbb\xbf"
 
@@ -373,19 +374,12 @@ def test_a_data_set_without_a_name_is_refused(spec):
         text_tasks([spec])
 
 
-def test_data_sets_need_their_extra():
-    program = """
-import sys
-sys.modules["datasets"] = None  # as where it is not installed
-from attention_patterns.errors import SourceError
-from attention_patterns.labelling.sources.texts.tasks import text_tasks
-try:
-    text_tasks(["datasets:glue/qqp"])
-except SourceError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "needs the extra 'datasets': pip install 'attention-patterns[datasets]'" in done.stdout
+def test_data_sets_need_their_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)  # as where it is not installed
+    with pytest.raises(MissingExtraError) as missing:
+        text_tasks(["datasets:glue/qqp"])
+    assert str(missing.value).startswith("datasets:glue/qqp needs the extra 'datasets' (datasets is not installed): ")
+    assert str(missing.value).endswith(install_command("datasets"))
 
 
 def test_reading_files_imports_no_heavy_library(write):

@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from attention_patterns.labelling.sources.models.turns import Turns, replicas
+from attention_patterns.labelling.sources.models.turns import Turns, make_replicas
 
 
 def started(work):
@@ -15,7 +15,7 @@ def started(work):
 
 def test_replicas_are_of_the_same_weights_and_have_hooks_of_their_own():
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
-    one, other = replicas(model)
+    one, other = make_replicas(model)
     assert one is model
     assert [values.data_ptr() for values in one.parameters()] == [values.data_ptr() for values in other.parameters()]
     assert one[1].running_mean.data_ptr() != other[1].running_mean.data_ptr()
@@ -28,7 +28,7 @@ def test_replicas_are_of_the_same_weights_and_have_hooks_of_their_own():
 def test_a_model_that_cannot_be_copied_has_no_replica():
     model = torch.nn.Linear(2, 2)
     model.lock = threading.Lock()
-    assert replicas(model) == [model]
+    assert make_replicas(model) == [model]
 
 
 def test_each_turn_has_a_replica_to_itself():

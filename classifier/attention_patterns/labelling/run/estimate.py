@@ -1,4 +1,4 @@
-"""What a run is going to take, told by labelling a few of its inputs and writing nothing."""
+"""An estimate of what a run would take, from labelling a few of its inputs and writing nothing."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ _TRIED = 32  # inputs
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run is going to take.
+    """An estimate of what a run would take.
 
     Attributes:
-        inputs: in all; an encoder-decoder makes two of each text, which this does not count.
-        heads: of an input, the mean of those that were tried.
-        maps: in all, by these.
-        bytes: of attention or text to read.
-        tried: inputs that were labelled.
-        errors: those of them that failed, as lines of the errors file.
-        seconds: for all, at the rate of those tried; None if all of them failed.
-        output_bytes: likewise what is going to be written.
+        inputs: Number of all inputs; the two that an encoder-decoder makes of a text count as one.
+        heads: Mean number of heads per input, of those that were tried.
+        maps: Expected number of all maps.
+        bytes: Bytes of attention or text to read.
+        tried: Number of inputs that were tried.
+        errors: Failures among them, as lines of the errors file.
+        seconds: Expected time for all inputs, in seconds; None if all that were tried failed.
+        output_bytes: Expected bytes of the output.
     """
 
     inputs: int
@@ -36,15 +36,18 @@ class Estimate:
 
 
 def estimate(maker: PartMaker, units: Sequence[Unit]) -> Estimate:
-    """Labels some of the inputs, spread over all of them, and concludes from these.
+    """Labels some of the inputs, spread over all of them, and estimates from these what all would take.
 
     Args:
-        maker: whose parts are made and thrown away.
-        units: of its source.
+        maker: Maker of parts, which are thrown away.
+        units: Units of its source.
+
+    Raises:
+        MissingExtraError: A package that the source needs is not installed.
     """
     source = maker.source
     numbers = sorted(source.only) if source.only is not None else range(source.count_inputs())
-    some = source.restricted({numbers[n * len(numbers) // _TRIED] for n in range(_TRIED)} if numbers else ())
+    some = source.restrict({numbers[n * len(numbers) // _TRIED] for n in range(_TRIED)} if numbers else ())
     trial, trial_units = replace(maker, source=some), some.units()
     for unit in trial_units[:1]:
         some.prepare(unit)

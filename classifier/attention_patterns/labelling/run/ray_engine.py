@@ -1,9 +1,9 @@
 """The run on Ray: units of work through a pool of workers, each on one core, on this machine or on a cluster.
 
-What must be on each node of a cluster: the same version of this package with the extras that the source needs, the
-bundle's folder where one is given, and the inputs: on a shared disk under the same paths, or behind URLs. Where a file
-is missing, its inputs fail with its name. The output is written by the driver, and needs to be there only. The driver
-runs on a node of the cluster; ``--max-memory`` is of each worker. Workers see no GPU.
+Each node of a cluster needs the same version of this package with the extras that the source needs, the bundle's
+folder where one is given, and the inputs: on a shared disk under the same paths, or behind URLs. Where a file is
+missing, its inputs fail with its name. Only the driver, which runs on a node of the cluster, writes the output.
+``--max-memory`` holds for each worker. Workers see no GPU, and import no code from the driver's current folder.
 """
 
 import json
@@ -24,13 +24,13 @@ from attention_patterns.classifier import Classifier
 from attention_patterns.labelling.output.folder import TABLES
 from attention_patterns.labelling.sources.memory import Memory
 from attention_patterns.labelling.output.part import Advance, Part, PartMaker
-from attention_patterns.labelling.run.ray_cluster import check_settings, cluster, last_line
+from attention_patterns.labelling.run.ray_cluster import check_settings, last_line, open_cluster
 from attention_patterns.labelling.sources.source import Source, Unit
 from attention_patterns.labelling.output.table import SCHEMA_VERSION, error_row
 from attention_patterns.pattern_classifier import PatternClassifier
 from attention_patterns.rendering import RENDERING_VERSION
 
-TRIES = 3  # of a unit whose worker dies: a node may be lost, but what is too large for the memory always is
+TRIES = 3  # of a unit whose worker dies: a node may be lost, but a unit too large for the memory fails each time
 _AT_ONCE = {"batch_size": None, "batch_format": "pyarrow", "prefetch_batches": 0}  # prefetching holds a part back
 _ROW = pa.schema([("error", pa.string()), ("plain", pa.string()), *((table, pa.large_binary()) for table in TABLES)])
 
@@ -38,18 +38,18 @@ _ROW = pa.schema([("error", pa.string()), ("plain", pa.string()), *((table, pa.l
 def ray_engine(
     load: Callable[[], Classifier], *, address: str | None, max_memory: int | None, workers: int | None = None
 ) -> "RayEngine":
-    """An engine that makes parts by Ray Data.
+    """Returns an engine that makes parts by Ray Data.
 
     Args:
-        load: makes the classifier of a worker, which has one core; pickled.
+        load: Function that makes the classifier of a worker, which has one core; pickled.
         address: "HOST:PORT" of a cluster that this machine is a node of, or "auto" for the one that runs here; None
             starts one on this machine, which ends with the run.
-        max_memory: bytes that each worker may use; None for its share of what its node has.
-        workers: how many, one a core; all cores by default.
+        max_memory: Bytes that each worker may use; None for its share of what its node has.
+        workers: Number of workers, one per core; all cores by default.
 
     Raises:
-        SourceError: Ray is not installed.
-        InvalidSettingsError: ``address`` is no address.
+        MissingExtraError: Ray is not installed.
+        InvalidSettingsError: ``address`` is not an address, or there are no workers.
     """
     check_settings(address, workers)
     return RayEngine(load, address, max_memory, workers)
@@ -57,7 +57,7 @@ def ray_engine(
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Makes parts by Ray Data; attributes as the arguments of ``ray_engine``."""
+    """An engine that makes parts by Ray Data; attributes as the arguments of ``ray_engine``."""
 
     load: Callable[[], Classifier]
     address: str | None
@@ -65,18 +65,19 @@ class RayEngine:
     workers: int | None
 
     def __call__(self, units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Generator[Part, None, None]:
-        """Gives the part of each unit as soon as it is made.
+        """Yields the part of each unit as soon as it is made.
 
-        A unit whose worker dies is done again by another one. One that dies with its worker ``TRIES`` times gives a
-        part of which all inputs failed.
+        A unit whose worker dies is done again by another worker. After ``TRIES`` deaths it makes a part of which all
+        inputs failed.
 
         Raises:
-            ServerError: the cluster cannot be reached, or failed; or the classifier is a client, and its server failed.
-            InvalidSettingsError: a worker has another version or another net than the driver, or too little memory.
+            ServerError: The cluster cannot be reached, or failed; or the classifier is a client, and its server failed.
+            InvalidSettingsError: A worker has another version or another net than the driver, or too little memory.
+            MissingExtraError: A package that the source needs is not installed on a node.
         """
         if not units:
             return
-        with cluster(self.address, self.workers) as ray:
+        with open_cluster(self.address, self.workers) as ray:
             for part in self._parts(ray, units, maker):
                 advance(part.inputs + len(part.errors), part.maps)
                 yield part
@@ -84,15 +85,15 @@ class RayEngine:
     def _parts(self, ray: Any, units: Sequence[Unit], maker: PartMaker) -> Generator[Part, None, None]:
         here = _identity(maker.classifier)
         tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tries).remote()
-        job = ray.put(_Job(maker.source, self.load, self.max_memory, maker.keep_maps, here))
-        batches, left = iter(self._dataset(ray, units, (job, tries)).iter_batches(**_AT_ONCE)), len(units)
+        setup = ray.put(_WorkerSetup(maker.source, self.load, self.max_memory, maker.keep_maps, here))
+        batches, left = iter(self._dataset(ray, units, (setup, tries)).iter_batches(**_AT_ONCE)), len(units)
         try:
             for batch in batches:
                 left -= 1
-                yield _part(batch)
+                yield _unpack_part(batch)
         except ray.exceptions.RayError as error:
-            told = f"Ray failed: {last_line(error)}; expected {here} on each node. The run can be continued"
-            raise ServerError(told) from error
+            reason = f"Ray failed: {last_line(error)}; expected {here} on each node. The run can be continued"
+            raise ServerError(reason) from error
         finally:
             batches.close()
         if left:
@@ -119,8 +120,8 @@ class RayEngine:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What a worker needs; it is sent to each node once."""
+class _WorkerSetup:
+    """The objects that a worker needs, sent to each node once."""
 
     source: Source
     load: Callable[[], Classifier]
@@ -130,7 +131,7 @@ class _Job:
 
 
 class _Tries:
-    """Counts how often a unit was begun, since Ray begins one again without end when its worker dies."""
+    """An actor that counts the tries of each unit, since Ray repeats one without end when its worker dies."""
 
     def __init__(self) -> None:
         self._begun: Counter[int] = Counter()
@@ -141,10 +142,13 @@ class _Tries:
 
 
 class _Worker:
-    """Makes parts in a process of its own. What takes long or may fail is done by its first unit, and so is told."""
+    """A maker of parts in a process of its own.
 
-    def __init__(self, job: Any, tries: Any) -> None:
-        self._job, self._tries = job, tries
+    Its first unit does what takes long or may fail, so that the failure reaches the driver.
+    """
+
+    def __init__(self, setup: Any, tries: Any) -> None:
+        self._setup, self._tries = setup, tries
         self._maker: PartMaker | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -154,34 +158,37 @@ class _Worker:
         unit: Unit = ray.cloudpickle.loads(packed)
         try:
             if ray.get(self._tries.begin.remote(unit.number)) > TRIES:
-                return _row(_lost(unit, ray.get(self._job).source))
-            self._maker = self._maker or self._ready(ray.get(self._job))
-            return _row(self._maker.make(unit, alone=True))
-        except Exception as error:  # noqa: BLE001  told as data, so that the driver raises the same
-            told = str(error) if isinstance(error, AttentionPatternsError) else traceback.format_exc()
-            return _as_row(type(error).__name__, told, {})
+                return _pack_part(_fail_unit(unit, ray.get(self._setup).source))
+            self._maker = self._maker or self._make_maker(ray.get(self._setup))
+            return _pack_part(self._maker.make(unit, alone=True))
+        except Exception as error:  # noqa: BLE001  sent as data, so that the driver raises the same
+            message = str(error) if isinstance(error, AttentionPatternsError) else traceback.format_exc()
+            return _make_row(type(error).__name__, message, {})
 
-    def _ready(self, job: _Job) -> PartMaker:
-        classifier = job.load()
+    def _make_maker(self, setup: _WorkerSetup) -> PartMaker:
+        classifier = setup.load()
         here = _identity(classifier)
-        if here != job.identity:
+        if here != setup.identity:
             raise InvalidSettingsError(
-                f"the Ray node {socket.gethostname()} has {here}, expected {job.identity} as where the run was started"
+                f"the Ray node {socket.gethostname()} has {here}, expected {setup.identity} as on the driver"
             )
-        return PartMaker(job.source, classifier, _WorkersMemory.from_now(job.max_memory), keep_maps=job.keep_maps)
+        return PartMaker(setup.source, classifier, _WorkerMemory.from_now(setup.max_memory), keep_maps=setup.keep_maps)
 
 
 @dataclass(frozen=True)
-class _WorkersMemory(Memory):
+class _WorkerMemory(Memory):
     """Memory of a process that has one caller, beside as many others as its node has cores."""
 
-    def of_a_caller(self, callers: int, *, prepared: int = 0) -> int:  # noqa: ARG002  it thinks of a process alone
+    def of_a_caller(self, callers: int, *, prepared: int = 0) -> int:  # noqa: ARG002  they count for one process alone
         sharing = len(os.sched_getaffinity(0)) if self.most is None else 1
         return super().of_a_caller(sharing, prepared=prepared)
 
 
 def _identity(classifier: Classifier) -> str:
-    """What must be the same everywhere, or rows of one run would not be alike; a server's net is the server's."""
+    """Returns the versions that must be the same on all nodes, so that rows of one run are alike.
+
+    The net of a client is that of its server, the same for all.
+    """
     try:
         package = version("attention-patterns")
     except PackageNotFoundError:
@@ -190,22 +197,22 @@ def _identity(classifier: Classifier) -> str:
     return f"attention-patterns {package}, rendering {RENDERING_VERSION}, schema {SCHEMA_VERSION}{own}"
 
 
-def _row(part: Part) -> pa.Table:
+def _pack_part(part: Part) -> pa.Table:
     plain = {name: getattr(part, name) for name in ("number", "inputs", "maps", "warned", "errors")}
-    return _as_row("", json.dumps(plain), part.tables)
+    return _make_row("", json.dumps(plain), part.tables)
 
 
-def _as_row(error: str, plain: str, tables: Any) -> pa.Table:
+def _make_row(error: str, plain: str, tables: Any) -> pa.Table:
     columns = {"error": error, "plain": plain} | {table: tables.get(table, b"") for table in TABLES}
     return pa.table({name: pa.array([value], _ROW.field(name).type) for name, value in columns.items()}, schema=_ROW)
 
 
-def _part(batch: pa.Table) -> Part:
-    """The part of a row.
+def _unpack_part(batch: pa.Table) -> Part:
+    """Returns the part of a row.
 
     Raises:
-        AttentionPatternsError: of the kind that the worker raised.
-        RuntimeError: the worker raised what it should not have; with its traceback.
+        AttentionPatternsError: The worker raised it; of the same kind.
+        RuntimeError: The worker raised another kind of error, whose traceback this carries.
     """
     (row,) = batch.to_pylist()
     if row["error"]:
@@ -216,10 +223,10 @@ def _part(batch: pa.Table) -> Part:
     return Part(**plain | {"tables": tables, "errors": tuple(plain["errors"])})
 
 
-def _lost(unit: Unit, source: Source) -> Part:
-    """In place of the part of a unit that dies with every worker."""
-    told = OutputError(
-        f"part {unit.number}: the Ray worker was killed {TRIES} times while it made it of {unit.inputs} inputs, "
-        "expected it to live; where memory ran out, give --max-memory or use fewer workers"
+def _fail_unit(unit: Unit, source: Source) -> Part:
+    """Returns a part of which all inputs failed, for a unit whose workers died."""
+    failure = OutputError(
+        f"part {unit.number}: {TRIES} Ray workers were killed while they made it of {unit.inputs} inputs; if memory "
+        "ran out, give --max-memory or use fewer workers"
     )
-    return Part(unit.number, {}, 0, 0, 0, tuple(error_row(name, told) for name in source.names(unit)))
+    return Part(unit.number, {}, 0, 0, 0, tuple(error_row(name, failure) for name in source.names(unit)))

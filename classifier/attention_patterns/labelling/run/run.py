@@ -1,4 +1,4 @@
-"""The run: units of work through an engine into the run folder, where what is done already is not done again."""
+"""A run: units of work through an engine into the run folder, where no part that is finished is made again."""
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_patterns.errors import OutputError
-from attention_patterns.labelling.output.folder import RunFolder, locked
+from attention_patterns.labelling.output.folder import RunFolder, lock_folder
 from attention_patterns.labelling.output.part import Advance, Part, PartMaker
 from attention_patterns.labelling.sources.source import Unit
 from attention_patterns.labelling.summary.summary import StackSummary
@@ -24,16 +24,16 @@ Failures = tuple[Mapping[str, str | None], ...]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run, together with what was there of it before.
+    """The result of a run, together with that of earlier runs into the same folder.
 
     Attributes:
-        folder: with the tables.
-        inputs: labelled; an encoder-decoder makes two of each text.
-        maps: rows in ``labels``.
-        warned: inputs labelled with warnings.
-        errors: what failed, as lines of the errors file.
-        continued: parts that were there before.
-        stacks: what all of it says of each head.
+        folder: Folder with the tables.
+        inputs: Number of inputs that were labelled; an encoder-decoder makes two of each text.
+        maps: Number of rows in ``labels``.
+        warned: Number of inputs that were labelled with warnings.
+        errors: Failures, as lines of the errors file.
+        continued: Number of parts of earlier runs.
+        stacks: Summary of each stack's heads over all inputs.
     """
 
     folder: RunFolder
@@ -60,31 +60,32 @@ def label(
     """Labels all units of the source into the folder ``output``, or those that an earlier run left undone.
 
     Args:
-        maker: of the parts.
-        output: a new folder, or that of a run of the same job.
-        settings: what changes the labels, in plain values; a run is only continued with the same.
-        engine: does the work; threads of this process by default.
-        overwrite: remove what ``output`` holds of a run.
-        retry_failed: do again the parts in which an input failed.
-        units: of the source, where they are known already.
-        on_begin: told the inputs and maps that earlier runs did.
-        advance: told how many inputs and maps were done since the last time.
+        maker: Maker of the parts.
+        output: New folder, or that of an earlier run of the same inputs and settings.
+        settings: Settings that change the labels, in plain values; a run is only continued with the same.
+        engine: Engine that does the work; threads of this process by default.
+        overwrite: Whether to remove what ``output`` holds of a run.
+        retry_failed: Whether to make again the parts in which an input failed.
+        units: Units of the source, where they are known already.
+        on_begin: Called with the inputs and maps of earlier runs.
+        advance: Called with the inputs and maps done since the last call.
 
     Raises:
-        InvalidSettingsError: ``output`` holds another job's run, or something else.
-        OutputError: even the errors could not be written.
-        ServerError: the classifier is a client, and its server failed; the run can be continued.
+        InvalidSettingsError: ``output`` holds a run of other inputs or settings, or something else.
+        MissingExtraError: A package that the source needs is not installed.
+        OutputError: Even the errors could not be written.
+        ServerError: The classifier is a client, and its server failed; the run can be continued.
     """
     work = maker.source.units() if units is None else units
-    job = {
+    request = {
         "schema_version": SCHEMA_VERSION,
         "rendering_version": RENDERING_VERSION,
         "settings": settings,
         "sources": maker.source.fingerprint(),
         "units": len(work),
     }
-    with locked(output) as folder:
-        folder.begin(job, overwrite=overwrite)
+    with lock_folder(output) as folder:
+        folder.begin(request, overwrite=overwrite)
         if retry_failed:
             folder.forget([record.number for record in folder.records() if record.errors])
         before = folder.records()
@@ -92,19 +93,19 @@ def label(
         done = {record.number for record in before}
         left = [unit for unit in work if unit.number not in done]
         with closing((engine or in_process)(left, maker, advance)) as parts:
-            unwritten = _written(folder, parts, {unit.number: unit for unit in left}, maker)
+            unwritten = _keep_parts(folder, parts, {unit.number: unit for unit in left}, maker)
         return _finish(folder, len(before), unwritten)
 
 
-def _written(folder: RunFolder, parts: Iterator[Part], units: Mapping[int, Unit], maker: PartMaker) -> Failures:
-    """Keeps parts as they come; gives what failed because its part could not be written."""
+def _keep_parts(folder: RunFolder, parts: Iterator[Part], units: Mapping[int, Unit], maker: PartMaker) -> Failures:
+    """Keeps parts as they come; returns the failures of inputs whose part could not be written."""
     lost: dict[int, Failures] = {}
     for part in parts:
         try:
             folder.keep(part)
         except OSError as error:
-            told = OutputError(f"part {part.number} could not be written: {error}")
-            lost[part.number] = tuple(error_row(name, told) for name in maker.source.names(units[part.number]))
+            failure = OutputError(f"part {part.number} could not be written: {error}")
+            lost[part.number] = tuple(error_row(name, failure) for name in maker.source.names(units[part.number]))
     return tuple(error for number in sorted(lost) for error in lost[number])
 
 
@@ -115,7 +116,7 @@ def _finish(folder: RunFolder, continued: int, unwritten: Failures) -> RunResult
         folder.write_errors(errors)
         stacks = write_summary(folder, errors)
     except OSError as error:
-        raise OutputError(f"the parts are written, but not what sums them up: {error}") from error
+        raise OutputError(f"the parts are written, but their errors or summary could not be: {error}") from error
     return RunResult(
         folder=folder,
         inputs=sum(record.inputs for record in records),
@@ -128,12 +129,12 @@ def _finish(folder: RunFolder, continued: int, unwritten: Failures) -> RunResult
 
 
 def in_process(units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Generator[Part, None, None]:
-    """Makes parts by threads of this process, as many at once as the source says; they come as they are done."""
+    """Makes parts by threads of this process, as many as the source's callers; yields them as they are done."""
     callers, stopped = maker.source.callers(), threading.Event()
-    side_by_side = len(units) - len(units) % callers if callers > 1 else 0  # what is left then has all cores
+    side_by_side = len(units) - len(units) % callers if callers > 1 else 0  # the others have all cores to themselves
     left = iter(enumerate(units))
 
-    def told(inputs: int, maps: int) -> None:
+    def advance_or_stop(inputs: int, maps: int) -> None:
         if stopped.is_set():
             raise CancelledError
         advance(inputs, maps)
@@ -144,7 +145,9 @@ def in_process(units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Gen
             while True:
                 # One more than can run, so that no caller waits while a part is written.
                 some = islice(left, callers + 1 - len(running))
-                running |= {pool.submit(maker.make, unit, told, alone=place < side_by_side) for place, unit in some}
+                running |= {
+                    pool.submit(maker.make, unit, advance_or_stop, alone=place < side_by_side) for place, unit in some
+                }
                 if not running:
                     return
                 done, running = wait(running, return_when=FIRST_COMPLETED)

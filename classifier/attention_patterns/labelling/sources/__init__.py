@@ -1,1 +1,10 @@
-"""."""
+"""Where attention to label comes from, how its inputs are named on the command line, and how files are read.
+
+dumps/     attention that was written to files
+models/    attention of Hugging Face models over texts or pictures
+texts/     the texts and pictures that models read
+source.py  what a source is, and what it hands to the run
+inputs.py  arguments of the command line: PATH or NAME=PATH
+files.py   files on this machine and behind URLs
+memory.py  how much memory a run may use
+"""

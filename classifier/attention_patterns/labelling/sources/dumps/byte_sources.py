@@ -1,4 +1,4 @@
-"""Bytes read where they are asked for: of a file, or of a member of a zip archive with its sum checked."""
+"""Bytes that are read in place: of a file, or of a member of a zip archive with its checksum compared."""
 
 import zipfile
 import zlib
@@ -8,21 +8,21 @@ from typing import BinaryIO, cast
 from attention_patterns.errors import SourceError
 
 _BLOCK = 2**18  # bytes summed at a time: while they are in the processor's cache
-_SKIP = 2**20  # bytes read at a time where they are only passed by
+_SKIP = 2**20  # bytes read at a time where they are only skipped
 _LOCAL_HEADER = 30  # bytes of a zip member before its name
 
 
 class ByteSource(ABC):
-    """Bytes that are read at any place; ``size`` is how many there are."""
+    """Bytes that can be read from any position; ``size`` is their number."""
 
     size: int
 
     @abstractmethod
     def fill(self, place: int, memory: memoryview) -> None:
-        """Reads into ``memory`` from ``place`` until it is full."""
+        """Reads from ``place`` into ``memory`` until it is full."""
 
-    def finish(self) -> None:  # noqa: B027 - a plain file has no sum to check
-        """Reads to the end, where there is a sum to check there."""
+    def finish(self) -> None:  # noqa: B027 - a plain file has no checksum
+        """Reads to the end, where there is a checksum to compare."""
 
 
 class FileBytes(ByteSource):
@@ -37,14 +37,14 @@ class FileBytes(ByteSource):
         self._stream.seek(place)
         done = 0
         while done < len(memory):
-            read = self._stream.readinto(memory[done:])  # type: ignore[attr-defined]
-            if not read:
+            count = self._stream.readinto(memory[done:])  # type: ignore[attr-defined]
+            if not count:
                 raise SourceError(f"the file ends after {place + done} bytes, expected {len(memory) - done} more")
-            done += read
+            done += count
 
 
 class MemberBytes(ByteSource):
-    """The bytes of a member of a zip archive, read from front to back; its sum is checked at the end."""
+    """The bytes of a member of a zip archive, read from front to back; their checksum is compared at the end."""
 
     def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: FileBytes) -> None:
         self._archive, self._info, self._file = archive, info, file
@@ -66,26 +66,26 @@ class MemberBytes(ByteSource):
             self._begin = self._info.header_offset + _LOCAL_HEADER + extra
 
     def fill(self, place: int, memory: memoryview) -> None:
-        """Passes by what lies before ``place``, or starts again where that was passed; goes there once all was."""
+        """Skips the bytes before ``place``, or starts again where they are behind; seeks once all were checked."""
         if self._plain and self._checked:
             self._file.fill(self._begin + place, memory)
             return
         if place < self._position:
             self._rewind()
-        self._pass_to(place)
-        self._next(memory)
+        self._skip_to(place)
+        self._read(memory)
 
     def finish(self) -> None:
-        """Reads to the end, where the sum is checked."""
-        self._pass_to(self.size)
+        """Reads to the end, where the checksum is compared."""
+        self._skip_to(self.size)
 
-    def _pass_to(self, place: int) -> None:
+    def _skip_to(self, place: int) -> None:
         if place > self._position:
-            passed = memoryview(bytearray(min(_SKIP, place - self._position)))
+            skipped = memoryview(bytearray(min(_SKIP, place - self._position)))
             while self._position < place:
-                self._next(passed[: place - self._position])
+                self._read(skipped[: place - self._position])
 
-    def _next(self, memory: memoryview) -> None:
+    def _read(self, memory: memoryview) -> None:
         if self._plain:  # as ZipExtFile does it, without its copies
             for begin in range(0, len(memory), _BLOCK):
                 block = memory[begin : begin + _BLOCK]
@@ -102,14 +102,14 @@ class MemberBytes(ByteSource):
     def _inflate(self, memory: memoryview) -> None:
         done = 0
         while done < len(memory):
-            read = cast(zipfile.ZipExtFile, self._member).readinto(memory[done:])
-            if not read:
+            count = cast(zipfile.ZipExtFile, self._member).readinto(memory[done:])
+            if not count:
                 raise SourceError(f"{self._info.filename} ends after {self._position + done} of {self.size} bytes")
-            done += read
+            done += count
 
 
 def read_bytes(source: ByteSource, place: int, count: int) -> bytes:
-    """So many bytes from a place."""
+    """Returns ``count`` bytes from ``place``."""
     memory = bytearray(count)
     source.fill(place, memoryview(memory))
     return bytes(memory)

@@ -4,45 +4,46 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from attention_patterns.errors import SourceError
-from attention_patterns.labelling.sources.dumps.parquet import parquet_dump
-from attention_patterns.labelling.sources.dumps.raw import npy_dump, npz_dump, safetensors_dump
+from attention_patterns.labelling.sources.dumps.parquet import open_parquet
+from attention_patterns.labelling.sources.dumps.raw import open_npy, open_npz, open_safetensors
 from attention_patterns.labelling.sources.dumps.stored import OpenDump
-from attention_patterns.labelling.sources.dumps.zarr import zarr_dump
-from attention_patterns.labelling.sources.files import StoredFile, explained
+from attention_patterns.labelling.sources.dumps.zarr import open_zarr
+from attention_patterns.labelling.sources.files import StoredFile, explain_errors
 
 _READERS: dict[str, Callable[..., AbstractContextManager[OpenDump]]] = {
-    ".npz": npz_dump,
-    ".npy": npy_dump,
-    ".safetensors": safetensors_dump,
-    ".parquet": parquet_dump,
-    ".zarr": zarr_dump,
+    ".npz": open_npz,
+    ".npy": open_npy,
+    ".safetensors": open_safetensors,
+    ".parquet": open_parquet,
+    ".zarr": open_zarr,
 }
 SUFFIXES = tuple(_READERS)
-FOLDERS = (".zarr",)  # of these, those that are folders
+FOLDERS = (".zarr",)  # those of SUFFIXES that are folders
 
 
 @contextmanager
-def opened_dump(file: StoredFile, *, most_bytes: int | None = None) -> Iterator[OpenDump]:
+def open_dump(file: StoredFile, *, most_bytes: int | None = None) -> Iterator[OpenDump]:
     """Opens a dump, of one of ``SUFFIXES``.
 
     Args:
-        file: of ``find_files``.
-        most_bytes: of attention that may be in memory at once; None where only the header is going to be asked for.
+        file: File, as ``find_files`` returns it.
+        most_bytes: Bytes of attention that may be in memory at once; None where only the header is going to be read.
 
     Raises:
-        SourceError: it cannot be read, by a message that begins with its name.
+        SourceError: The file cannot be read; the message begins with its name.
+        MissingExtraError: A package that reads this format is not installed.
     """
     with ExitStack() as stack:
-        with told_of(file):
+        with name_in_errors(file):
             dump = stack.enter_context(_READERS[file.suffix](file, most_bytes=most_bytes))
         yield dump
 
 
 @contextmanager
-def told_of(file: StoredFile) -> Iterator[None]:
-    """Turns all that may go wrong while a dump is read into SourceErrors that name it."""
+def name_in_errors(file: StoredFile) -> Iterator[None]:
+    """Turns whatever goes wrong inside, while a dump is read, into a SourceError that names it."""
     try:
-        with explained(f"{file.shown} cannot be read as {file.suffix}"):
+        with explain_errors(f"{file.shown} cannot be read as {file.suffix}"):
             yield
     except SourceError as error:
         if str(error).startswith(file.shown):

@@ -1,4 +1,4 @@
-"""Parquet files of dumped attention: a row is an input, and rows are decoded one by one."""
+"""Parquet files of dumped attention: each row is an input, and rows are decoded one by one."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,20 +19,20 @@ from attention_patterns.labelling.sources.dumps.stored import (
     OpenDump,
     StoredInput,
     check_fits,
-    declarations,
-    misnamed,
+    misnamed_warnings,
+    read_declared,
     require_attention,
 )
-from attention_patterns.labelling.sources.files import StoredFile, explained, opened
+from attention_patterns.labelling.sources.files import StoredFile, explain_errors, open_file
 
 _BUFFER = 2**20  # bytes of a column read at a time, so that no column of a row group is in memory as a whole
 
 
 @contextmanager
-def parquet_dump(file: StoredFile, *, most_bytes: int | None) -> Iterator["ParquetDump"]:
-    """Opens a .parquet file; see ``formats.opened_dump``."""
+def open_parquet(file: StoredFile, *, most_bytes: int | None) -> Iterator["ParquetDump"]:
+    """Opens a .parquet file; see ``formats.open_dump``."""
     with ExitStack() as stack:
-        source = stack.enter_context(opened(file) if file.remote else pa.OSFile(file.url))
+        source = stack.enter_context(open_file(file) if file.remote else pa.OSFile(file.url))
         parquet = stack.enter_context(pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER))
         require_attention(parquet.schema_arrow.names)
         yield ParquetDump(parquet, most_bytes)
@@ -51,7 +51,10 @@ class ParquetDump(OpenDump):
         self._group, self._next, self._failed = -1, 0, ""
 
     def header(self) -> DumpHeader:
-        """The shape is that of the first row, or that of the column's tensors; ids are read as a whole."""
+        """Returns the number of inputs, the sizes of the first and all ids.
+
+        The shape is that of the column's tensors, or else that of the first row.
+        """
         if not self._ends or not self._ends[-1]:
             raise SourceError("it has no rows, expected an input in each")
         layers, heads, length, _ = ((1,) * 4 + self._first_shape())[-4:]
@@ -62,19 +65,19 @@ class ParquetDump(OpenDump):
         return DumpHeader(self._ends[-1], layers, heads, length, value.bit_width // 8, groups, self._ids())
 
     def input(self, n: int | None) -> StoredInput:
-        """Decodes a row; those before it in its row group are passed by."""
+        """Decodes a row; those before it in its row group are skipped."""
         if n is None or n >= self._ends[-1]:
-            wanted = "could not be read" if n is None else f"had a row {n}"
-            raise SourceError(f"it has {self._ends[-1]} rows, but {wanted} when the run was planned")
+            planned = "could not be read" if n is None else f"had a row {n}"
+            raise SourceError(f"it has {self._ends[-1]} rows, but {planned} when the run was planned")
         row = self._row(n)
         values = _attention(row)
         if self._most_bytes is not None:
             check_fits(f"row {n}", values.nbytes, self._most_bytes)
-        told = {name: row.column(name)[0].as_py() for name in DECLARED if name in self._columns}
+        cells = {name: row.column(name)[0].as_py() for name in DECLARED if name in self._columns}
         declared = {
-            name: value if name == "tokens" else np.asarray(value) for name, value in told.items() if value is not None
+            name: value if name == "tokens" else np.asarray(value) for name, value in cells.items() if value is not None
         }
-        return StoredInput(ArrayMaps(values), declarations(declared), misnamed(self._schema.names))
+        return StoredInput(ArrayMaps(values), read_declared(declared), misnamed_warnings(self._schema.names))
 
     def _row(self, n: int) -> Any:
         group = int(np.searchsorted(self._ends, n, side="right"))
@@ -86,7 +89,7 @@ class ParquetDump(OpenDump):
         if self._failed:
             raise SourceError(self._failed)
         try:
-            with explained(f"row group {group}"):
+            with explain_errors(f"row group {group}"):
                 while self._next <= n:
                     row = next(self._rows)
                     self._next += 1
@@ -100,32 +103,32 @@ class ParquetDump(OpenDump):
         if isinstance(kind, pa.FixedShapeTensorType):
             return tuple(kind.shape)
         try:
-            with explained("row 0"):
+            with explain_errors("row 0"):
                 return _attention(self._row(0)).shape
         except SourceError:
-            return (1,)  # told when the row is read in its turn
+            return (1,)  # the row fails when it is read in its turn
 
     def _ids(self) -> tuple[str, ...] | None:
         if "input_id" not in self._schema.names:
             return None
         ids = self._parquet.read(columns=["input_id"], use_threads=False).column(0).to_pylist()
-        first: dict[object, int] = {}
-        for row, one in enumerate(ids):
-            if one is None or first.setdefault(one, row) != row:
-                also = "" if one is None else f", as in row {first[one]}"
-                raise SourceError(f"input_id is {one!r:.80} in row {row}{also}, expected another id in each row")
-        return tuple(str(one) for one in ids)
+        rows: dict[object, int] = {}
+        for row, input_id in enumerate(ids):
+            if input_id is None or rows.setdefault(input_id, row) != row:
+                also = "" if input_id is None else f", as in row {rows[input_id]}"
+                raise SourceError(f"input_id is {input_id!r:.80} in row {row}{also}, expected another id in each row")
+        return tuple(map(str, ids))
 
 
 def _attention(row: Any) -> NDArray[Any]:
-    """The values of a row in the shape of the input."""
+    """Returns the values of a row in the shape of the input."""
     column = row.column("attention")
     if column.null_count:
         raise SourceError("attention is null, expected an array")
     if isinstance(column.type, pa.FixedShapeTensorType):
-        only: NDArray[Any] = column.to_numpy_ndarray()[0]
-        return only
-    values = _unnested(column)
+        tensor: NDArray[Any] = column.to_numpy_ndarray()[0]
+        return tensor
+    values = _flatten_lists(column)
     if "shape" not in row.schema.names or values.ndim != 1:
         return values
     shape = row.column("shape")[0].as_py()
@@ -136,8 +139,8 @@ def _attention(row: Any) -> NDArray[Any]:
     return values.reshape(shape)
 
 
-def _unnested(lists: Any) -> NDArray[Any]:
-    """The values of nested lists, all of one length at each depth; the outermost has the row only."""
+def _flatten_lists(lists: Any) -> NDArray[Any]:
+    """Returns the values of nested lists, all of one length at each depth; the outermost holds the row only."""
     sizes, values = list[int](), lists
     while pa.types.is_nested(values.type) and hasattr(values.type, "value_type"):
         lengths = pc.unique(pc.list_value_length(values)).to_pylist()

@@ -1,4 +1,4 @@
-"""Dumped attention as units of work: whose files' headers are read, and how their inputs are put together."""
+"""Dumped attention as units of work: the files of each task, and their inputs cut and packed by the files' headers."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -6,16 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from pathlib import Path
 
 from attention_patterns.errors import SourceError
-from attention_patterns.labelling.sources.dumps.formats import FOLDERS, SUFFIXES, opened_dump, told_of
+from attention_patterns.labelling.sources.dumps.formats import FOLDERS, SUFFIXES, name_in_errors, open_dump
 from attention_patterns.labelling.sources.dumps.stored import DumpHeader
-from attention_patterns.labelling.sources.files import StoredFile, default_task, find_files
+from attention_patterns.labelling.sources.files import StoredFile, find_files
+from attention_patterns.labelling.sources.inputs import parse_input, task_name
 from attention_patterns.labelling.sources.source import EXAMPLES, UNIT_MAPS, Selection, Unit, spread_evenly
 
 UNIT_BYTES = 128 * 2**20  # of attention
-_READERS, _REMOTE_READERS = 4, 16  # headers asked for at once: from afar each is a wait, not work
+_READERS, _REMOTE_READERS = 4, 16  # headers read at once: a remote one costs waiting, not work
 
 Tasks = tuple[tuple[str, tuple[StoredFile, ...]], ...]
 
@@ -25,12 +25,12 @@ class DumpSlice:
     """Inputs of one file.
 
     Attributes:
-        file: where they are.
-        name: of the file, unique within the task.
-        indices: of the inputs in the file, rising; (0,) where it holds just one.
-        many: whether the file has an axis of inputs or rows.
-        ids: of these inputs, where the file names them.
-        readable: whether its header could be read when the work was planned.
+        file: File that holds them.
+        name: Name of the file, unique within the task.
+        indices: Indices of the inputs in the file, rising; (0,) where it holds just one.
+        many: Whether the file has an axis of inputs or rows.
+        ids: Ids of these inputs, where the file names them.
+        readable: Whether the file's header could be read when the work was planned.
     """
 
     file: StoredFile
@@ -49,8 +49,8 @@ class DumpSlice:
 
 
 @dataclass(frozen=True, slots=True)
-class _Planned:
-    """A file and what its header says; None where that cannot be read, which is one input that is going to fail."""
+class _PlannedFile:
+    """A file and its header; None where the header cannot be read, which counts as one input that is going to fail."""
 
     file: StoredFile
     header: DumpHeader | None
@@ -60,74 +60,66 @@ class _Planned:
         return 1 if self.header is None else self.header.count
 
 
-def dump_tasks(paths: Sequence[str]) -> Tasks:
-    """The files of each task.
+def dump_tasks(arguments: Sequence[str]) -> Tasks:
+    """Returns the files of each task.
 
     Args:
-        paths: each a file, folder, glob or fsspec URL, or NAME=PATH to name its task. Paths of one name are one task,
-            and a file that is found twice in a task is read once.
+        arguments: Files, folders, globs or fsspec URLs, or NAME=PATH to name the task of one. Those of one name are
+            one task, and a file that is found twice in a task is read once.
 
     Raises:
-        SourceError: a path does not exist, is a file of another kind, or a folder without dumps.
+        SourceError: A path does not exist, is a file of another kind, or a folder without dumps.
+        MissingExtraError: A package that reads URLs of such a scheme is not installed.
     """
     tasks: dict[str, dict[str, StoredFile]] = {}
-    for path in paths:
-        name, place = _named(path)
-        for file in find_files(place, SUFFIXES, folders=FOLDERS):
+    for argument in map(parse_input, arguments):
+        name = argument.task or task_name(argument.path, SUFFIXES)
+        for file in find_files(argument.path, SUFFIXES, folders=FOLDERS):
             tasks.setdefault(name, {}).setdefault(file.url, file)
     return tuple((name, tuple(files.values())) for name, files in tasks.items())
 
 
-def _named(path: str) -> tuple[str, str]:
-    """A task's name and path; what stands before "=" is no name in "runs/lr=0.1", nor where "lr=0.1" is a file."""
-    name, equals, place = path.partition("=")
-    if equals and name and place and "/" not in name and not Path(path).exists():
-        return name, place
-    return default_task(path, SUFFIXES), path
-
-
 def count_inputs(tasks: Tasks) -> int:
-    """How many inputs the files hold, by their headers; a file that cannot be read counts as one."""
-    return sum(planned.count for planned in _headers(tasks))
+    """Returns the number of inputs in all files, by their headers; a file that cannot be read counts as one."""
+    return sum(planned.count for planned in _read_headers(tasks))
 
 
 def plan(tasks: Tasks, selection: Selection, only: frozenset[int] | None) -> list[Unit]:
-    """The units of all tasks, in their order.
+    """Returns the units of all tasks, in their order.
 
     Args:
-        tasks: of ``dump_tasks``.
-        selection: of layers and heads.
-        only: inputs by their number in the whole job, from 0; None for all.
+        tasks: Tasks, as ``dump_tasks`` returns them.
+        selection: Layers and heads to label.
+        only: Numbers of the inputs to label among all, from 0; None for all.
     """
-    planned, units, first = iter(_headers(tasks)), list[Unit](), 0
+    headers, units, first = iter(_read_headers(tasks)), list[Unit](), 0
     for task, files in tasks:
-        of_task = [next(planned) for _ in files]
-        pieces = list(_pieces(of_task, selection, first, only))
-        first += sum(one.count for one in of_task)
-        inputs = sum(len(piece.slice.indices) for piece in pieces)
-        wanted = spread_evenly(EXAMPLES, inputs)
+        planned = [next(headers) for _ in files]
+        pieces = list(_cut(planned, selection, first, only))
+        first += sum(file.count for file in planned)
+        examples = spread_evenly(EXAMPLES, sum(len(piece.slice.indices) for piece in pieces))
         done = 0
-        for packed in _packed(pieces):
-            unit = _unit(len(units), task, packed, done, wanted)
+        for packed in _pack(pieces):
+            unit = _make_unit(len(units), task, packed, done, examples)
             done += unit.inputs
             units.append(unit)
     return units
 
 
 @lru_cache(maxsize=1)
-def _headers(tasks: Tasks) -> tuple[_Planned, ...]:
+def _read_headers(tasks: Tasks) -> tuple[_PlannedFile, ...]:
     files = [file for _, files in tasks for file in files]
     readers = _REMOTE_READERS if any(file.remote for file in files) else _READERS
     with ThreadPoolExecutor(readers, thread_name_prefix="headers") as pool:
-        return tuple(pool.map(_planned, files))
+        return tuple(pool.map(_read_header, files))
 
 
-def _planned(file: StoredFile) -> _Planned:
+def _read_header(file: StoredFile) -> _PlannedFile:
     try:
-        with opened_dump(file) as dump, told_of(file):
-            return _Planned(file, dump.header())
+        with open_dump(file) as dump, name_in_errors(file):
+            return _PlannedFile(file, dump.header())
     except SourceError:
-        return _Planned(file, None)  # read again, and told, in its turn
+        return _PlannedFile(file, None)  # read again in its turn, where it fails by its reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,64 +131,64 @@ class _Piece:
     bytes: int
 
 
-def _pieces(
-    planned: Sequence[_Planned], selection: Selection, first: int, only: frozenset[int] | None
+def _cut(
+    planned: Sequence[_PlannedFile], selection: Selection, first: int, only: frozenset[int] | None
 ) -> Iterator[_Piece]:
-    named, ids = Counter(one.file.name for one in planned), _ids(planned)
-    for one, of_inputs in zip(planned, ids, strict=True):
-        name = one.file.name if named[one.file.name] == 1 else one.file.shown
-        maps, size = _cost(one, selection)
-        for indices in _groups(one, maps, size):
-            wanted: Sequence[int] = indices
+    """Yields the inputs of a task's files in pieces of at most a unit; ``first`` is the number of the first input."""
+    named, ids = Counter(each.file.name for each in planned), _unique_ids(planned)
+    for each, own_ids in zip(planned, ids, strict=True):
+        name = each.file.name if named[each.file.name] == 1 else each.file.shown
+        maps, size = _cost_of_input(each, selection)
+        for indices in _groups(each, maps, size):
+            chosen: Sequence[int] = indices
             if only is not None:
-                wanted = tuple(n for n in indices if first + n in only)
-            if wanted:
+                chosen = tuple(n for n in indices if first + n in only)
+            if chosen:
                 piece = DumpSlice(
-                    file=one.file,
+                    file=each.file,
                     name=name,
-                    indices=wanted,
-                    many=one.header is not None and one.header.inputs is not None,
-                    ids=None if of_inputs is None else tuple(of_inputs[n] for n in wanted),
-                    readable=one.header is not None,
+                    indices=chosen,
+                    many=each.header is not None and each.header.inputs is not None,
+                    ids=None if own_ids is None else tuple(own_ids[n] for n in chosen),
+                    readable=each.header is not None,
                 )
-                yield _Piece(piece, len(wanted) * maps, len(wanted) * size)
-        first += one.count
+                yield _Piece(piece, len(chosen) * maps, len(chosen) * size)
+        first += each.count
 
 
-def _ids(planned: Sequence[_Planned]) -> list[tuple[str, ...] | None]:
-    """The ids that files give their inputs, behind the file's URL where two in the task are the same."""
-    ids = [None if one.header is None else one.header.ids for one in planned]
-    flat = [single for of_file in ids if of_file is not None for single in of_file]
+def _unique_ids(planned: Sequence[_PlannedFile]) -> list[tuple[str, ...] | None]:
+    """Returns the ids that files give their inputs, behind the file's URL where two in the task are the same."""
+    ids = [None if each.header is None else each.header.ids for each in planned]
+    flat = [input_id for own in ids if own is not None for input_id in own]
     if len(set(flat)) == len(flat):
         return ids
     return [
-        None if of_file is None else tuple(f"{one.file.shown}[{single}]" for single in of_file)
-        for one, of_file in zip(planned, ids, strict=True)
+        None if own is None else tuple(f"{each.file.shown}[{input_id}]" for input_id in own)
+        for each, own in zip(planned, ids, strict=True)
     ]
 
 
-def _cost(one: _Planned, selection: Selection) -> tuple[int, int]:
-    """Maps and bytes of attention of each input of a file."""
-    header = one.header
+def _cost_of_input(planned: _PlannedFile, selection: Selection) -> tuple[int, int]:
+    """Returns the maps and the bytes of attention of each input of a file."""
+    header = planned.header
     if header is None:
-        return 0, one.file.size or 0
-    layers = header.layers if selection.layers is None else len(set(selection.layers))
-    heads = header.heads if selection.heads is None else len(set(selection.heads))
-    return layers * heads, layers * heads * header.length**2 * header.itemsize
+        return 0, planned.file.size or 0
+    maps = selection.count(header.layers, header.heads)
+    return maps, maps * header.length**2 * header.itemsize
 
 
-def _groups(one: _Planned, maps: int, size: int) -> Iterator[range]:
-    """The inputs of a file in pieces of at most a unit, or as they can only be read together."""
-    if one.header is not None and one.header.groups:
-        yield from (range(begin, end) for begin, end in pairwise(accumulate(one.header.groups, initial=0)))
+def _groups(planned: _PlannedFile, maps: int, size: int) -> Iterator[range]:
+    """Yields the inputs of a file in groups of at most a unit, or as they can only be read together."""
+    if planned.header is not None and planned.header.groups:
+        yield from (range(begin, end) for begin, end in pairwise(accumulate(planned.header.groups, initial=0)))
         return
     most = max(1, min(UNIT_BYTES // max(size, 1), UNIT_MAPS // max(maps, 1)))
-    for begin in range(0, one.count, most):
-        yield range(begin, min(begin + most, one.count))
+    for begin in range(0, planned.count, most):
+        yield range(begin, min(begin + most, planned.count))
 
 
-def _packed(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
-    """Neighbours put together up to a unit's size."""
+def _pack(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
+    """Yields neighbours together, up to a unit's size."""
     packed: list[_Piece] = []
     maps = size = 0
     for piece in pieces:
@@ -209,7 +201,8 @@ def _packed(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
         yield packed
 
 
-def _unit(number: int, task: str, packed: Sequence[_Piece], done: int, examples: frozenset[int]) -> Unit:
+def _make_unit(number: int, task: str, packed: Sequence[_Piece], done: int, examples: frozenset[int]) -> Unit:
+    """Makes a unit of a task of which ``done`` inputs are in earlier units; ``examples`` are places in the task."""
     inputs = sum(len(piece.slice.indices) for piece in packed)
     return Unit(
         number=number,

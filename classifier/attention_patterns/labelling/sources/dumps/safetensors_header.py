@@ -1,4 +1,4 @@
-"""What the header of a .safetensors file says, checked against the size of the file before any of it is believed."""
+"""The header of a .safetensors file, checked against the size of the file before any of it is used."""
 
 import json
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _TENSOR_TYPES = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """What the header of a .safetensors file says of a tensor; ``begin`` counts from the start of the file."""
+    """The entry of a tensor in the header; ``begin`` and ``size`` are in bytes, from the start of the file."""
 
     name: str
     kind: str
@@ -29,10 +29,10 @@ class Tensor:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Numpy's type of its values; uint16 for bfloat16.
+        """Numpy's type of the values; uint16 for bfloat16.
 
         Raises:
-            SourceError: it is not known, or the tensor's size is not that of its shape.
+            SourceError: The type is unknown, or the tensor's size is not that of its shape.
         """
         if self.kind not in _TENSOR_TYPES:
             raise SourceError(f"{self.name} has dtype {self.kind!r:.40}, expected one of {', '.join(_TENSOR_TYPES)}")
@@ -46,39 +46,40 @@ class Tensor:
 
 
 def read_tensors(source: ByteSource) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors by name and the metadata of a .safetensors file, of which only the header is read.
+    """Returns the tensors by name and the metadata of a .safetensors file, of which only the header is read.
 
     Raises:
-        SourceError: the header is damaged, or tells of other bytes than those behind it.
+        SourceError: The header is damaged, or describes other bytes than those behind it.
     """
     length = int.from_bytes(read_bytes(source, 0, 8), "little")
     if not 2 <= length <= min(_LONGEST_HEADER, source.size - 8):
-        raise SourceError(f"the header is told to be {length} bytes long, in a file of {source.size}")
+        raise SourceError(f"the header's length is {length} bytes, expected at most the {source.size} of the file")
     header = json.loads(read_bytes(source, 8, length).decode())
     if not isinstance(header, dict):
         raise SourceError(f"the header is a {type(header).__name__}, expected a JSON object")
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise SourceError("__metadata__ is not an object of strings")
-    tensors = {name: _tensor(name, told, 8 + length) for name, told in header.items()}
+    tensors = {name: _read_tensor(name, entry, 8 + length) for name, entry in header.items()}
     end = 8 + length
-    for tensor in sorted(tensors.values(), key=lambda one: (one.begin, one.size)):
+    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.size)):
         if tensor.begin != end:
             raise SourceError(f"{tensor.name!r:.80} begins at byte {tensor.begin} of the file, expected {end}")
         end += tensor.size
     if end != source.size:
-        raise SourceError(f"the header tells of {end} bytes, but the file has {source.size}")
+        raise SourceError(f"the header describes {end} bytes, but the file has {source.size}")
     return tensors, metadata
 
 
-def _tensor(name: str, told: Any, data: int) -> Tensor:
-    if isinstance(told, dict):
-        kind, shape, offsets = told.get("dtype"), told.get("shape"), told.get("data_offsets")
+def _read_tensor(name: str, entry: Any, data: int) -> Tensor:
+    """Returns the tensor of an entry of the header; ``data`` is the number of bytes before the first tensor."""
+    if isinstance(entry, dict):
+        kind, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
         if isinstance(kind, str) and _are_counts(shape) and _are_counts(offsets) and len(offsets) == 2:
             begin, end = offsets
             if begin <= end:
                 return Tensor(name, kind, tuple(shape), data + begin, end - begin)
-    raise SourceError(f"the header says {told!r:.80} of {name!r:.80}, expected dtype, shape and data_offsets")
+    raise SourceError(f"the header's entry of {name!r:.80} is {entry!r:.80}, expected dtype, shape and data_offsets")
 
 
 def _are_counts(values: Any) -> TypeGuard[list[int]]:

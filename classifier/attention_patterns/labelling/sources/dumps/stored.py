@@ -16,18 +16,21 @@ from attention_patterns.errors import SourceError
 from attention_patterns.labelling.sources.memory import in_words
 
 DECLARED = ("tokens", "segments", "valid_length", "mask", "causal")
-MANY = 5  # axes of a file of many inputs
+MANY = 5  # axes of the attention of a file of many inputs
 _MOST_DECLARED = 2**26  # bytes of one declaration of one input
 
 
 class SlabBuffer:
-    """Memory that one slab after the other is read into; grows to the largest."""
+    """Memory that one slab after the other is read into; it grows to the largest."""
 
     def __init__(self) -> None:
         self._bytes = np.empty(0, np.uint8)
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """An array over the start of it, C order, uninitialised; the one given before must not be used any more."""
+        """Returns an uninitialised array in C order over the start of the memory.
+
+        The array returned before must not be used any more.
+        """
         size = prod(shape) * dtype.itemsize
         if len(self._bytes) < size:
             self._bytes = np.empty(size, np.uint8)
@@ -38,11 +41,11 @@ class StoredMaps(ABC):
     """The attention of one input, of which single layers can be read.
 
     Attributes:
-        shape: as stored, without the axis of inputs.
-        dtype: of the values; uint16 for bfloat16.
+        shape: Shape as stored, without the axis of inputs.
+        dtype: Type of the values; uint16 for bfloat16.
         data_type: "bfloat16", or None for numpy's own types.
-        least_layers: that are best read together.
-        least_bytes: that are in memory at once however few layers and heads are asked for.
+        least_layers: Number of layers that are best read together.
+        least_bytes: Bytes that are in memory at once however few layers and heads are read.
     """
 
     def __init__(
@@ -63,10 +66,10 @@ class StoredMaps(ABC):
         return (1,) * (4 - len(self.shape)) + self.shape
 
     def check(self) -> None:
-        """Refuses what cannot be attention before any value is read.
+        """Checks, before any value is read, that shape and type are those of attention.
 
         Raises:
-            ShapeError, DataTypeError: as ``read_attention`` does.
+            ShapeError, DataTypeError: As ``read_attention`` raises them.
         """
         square = len(self.shape) in (2, 3, 4) and self.shape[-1] == self.shape[-2] and prod(self.shape) > 0
         shape = (1, 1) if square else self.shape
@@ -77,7 +80,7 @@ class StoredMaps(ABC):
         """Reads [layers, heads, L, L] of these layers and heads; valid until the buffer is used again."""
 
     def finish(self) -> None:  # noqa: B027 - most formats have nothing to check behind the last layer
-        """Checks what can only be checked once all was read, such as a sum of the whole."""
+        """Checks what can only be checked once all was read, such as a checksum of the whole."""
 
 
 class ArrayMaps(StoredMaps):
@@ -88,7 +91,7 @@ class ArrayMaps(StoredMaps):
         self._values = values
 
     def slab(self, layers: Sequence[int], heads: Sequence[int], buffer: SlabBuffer) -> NDArray[Any]:  # noqa: ARG002
-        """A copy of these layers and heads."""
+        """Copies these layers and heads."""
         whole: NDArray[Any] = self._values.reshape(self.layered)
         return whole[np.ix_(layers, heads)]
 
@@ -98,9 +101,9 @@ class StoredInput:
     """One input of an opened file.
 
     Attributes:
-        maps: its attention, not yet read.
-        declared: the keywords of ``read_declaration`` that came with it.
-        warnings: sentences on what the file holds.
+        maps: Attention, not yet read.
+        declared: Keywords of ``read_declaration`` that came with it.
+        warnings: Sentences on what the file holds.
     """
 
     maps: StoredMaps
@@ -113,10 +116,13 @@ class DumpHeader:
     """What is known of a file before its attention is read.
 
     Attributes:
-        inputs: how many it holds; None for a file of one input without an axis of inputs.
-        layers, heads, length, itemsize: of an input, of the first where they differ; itemsize in bytes.
-        groups: inputs that can only be read one group after the other, as their numbers; () where any can be read.
-        ids: of the inputs, where the file names them.
+        inputs: Number of inputs; None for a file of one input without an axis of inputs.
+        layers: Number of layers of an input, as all sizes here of the first where inputs differ.
+        heads: Number of heads per layer.
+        length: Number of tokens.
+        itemsize: Bytes per value.
+        groups: Numbers of inputs in each group that can only be read one after the other; () where any input can.
+        ids: Ids of the inputs, where the file names them.
     """
 
     inputs: int | None
@@ -134,32 +140,32 @@ class DumpHeader:
 
 
 class OpenDump(ABC):
-    """A file that was opened."""
+    """An opened file of dumped attention."""
 
     @abstractmethod
     def header(self) -> DumpHeader:
-        """What the file says it holds.
+        """Returns the number of inputs and their sizes.
 
         Raises:
-            SourceError: it holds no inputs.
+            SourceError: The file holds no inputs.
         """
 
     @abstractmethod
     def input(self, n: int | None) -> StoredInput:
-        """Input ``n``, or the only one; quickest in rising order.
+        """Returns input ``n``, or the only one; quickest in rising order.
 
         Raises:
-            SourceError: it is not there, or what is declared of it cannot be read.
+            SourceError: The file has no such input, or a declaration of it cannot be read.
         """
 
 
 def header_of(
     shape: tuple[int, ...], itemsize: int, *, groups: tuple[int, ...] = (), ids: tuple[str, ...] | None = None
 ) -> DumpHeader:
-    """The header of a file whose ``attention`` has this shape.
+    """Returns the header of a file whose ``attention`` has this shape.
 
     Raises:
-        SourceError: it has five axes and no inputs.
+        SourceError: The shape has five axes and no inputs.
     """
     many = len(shape) == MANY
     if many and shape[0] == 0:
@@ -172,7 +178,7 @@ def require_attention(names: Iterable[str]) -> None:
     """Checks that one of the arrays is called "attention".
 
     Raises:
-        SourceError: none is.
+        SourceError: None of them is.
     """
     held = sorted(names)
     if "attention" not in held:
@@ -183,18 +189,18 @@ def check_place(n: int | None, shape: tuple[int, ...]) -> None:
     """Checks that input ``n`` is in an array of this shape.
 
     Raises:
-        SourceError: the file is not the one that the work was planned with.
+        SourceError: The file changed since the work was planned.
     """
     if (n is None) == (len(shape) == MANY) or (n is not None and n >= shape[0]):
-        wanted = "one input" if n is None else f"an input {n}"
-        raise SourceError(f"attention has shape {list(shape)}, but held {wanted} when the run was planned")
+        planned = "one input" if n is None else f"an input {n}"
+        raise SourceError(f"attention has shape {list(shape)}, but held {planned} when the run was planned")
 
 
 def check_declared(name: str, shape: tuple[int, ...], inputs: int | None) -> None:
     """Checks that a declaration has the axis of inputs where the attention has it; ``causal`` may do without.
 
     Raises:
-        SourceError: it has not.
+        SourceError: The axis is missing or of another size.
     """
     if inputs is not None and shape[:1] != (inputs,) and not (name == "causal" and shape == ()):
         raise SourceError(f"{name} has shape {list(shape)}, expected {inputs} inputs first")
@@ -204,30 +210,30 @@ def check_size(name: str, size: int) -> None:
     """Checks that a declaration of one input is small enough to be read.
 
     Raises:
-        SourceError: it is over 64 MiB.
+        SourceError: The declaration is over 64 MiB.
     """
     if size > _MOST_DECLARED:
         raise SourceError(f"{name} of one input has {size} bytes, expected at most {_MOST_DECLARED}")
 
 
-def check_fits(what: str, size: int, most_bytes: int) -> None:
+def check_fits(subject: str, size: int, most_bytes: int) -> None:
     """Checks that so many bytes of attention may be in memory at once.
 
     Raises:
-        SourceError: they may not.
+        SourceError: ``size`` is more than ``most_bytes``.
     """
     if size > most_bytes:
         raise SourceError(
-            f"{what} needs {in_words(size)} of memory at once, expected at most the {in_words(most_bytes)} that are "
+            f"{subject} needs {in_words(size)} of memory at once, expected at most the {in_words(most_bytes)} that are "
             "left for it; raise --max-memory"
         )
 
 
-def declarations(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords of ``read_declaration`` by name, from arrays or lists: Python's own integer, truth and strings.
+def read_declared(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keywords of ``read_declaration`` from arrays or lists: Python's own integer, boolean and strings.
 
     Raises:
-        SourceError: a value is of another kind.
+        SourceError: A value is of another kind.
     """
     return {
         name: _CONVERSIONS[name](np.array(value, object) if isinstance(value, list) else np.asarray(value))
@@ -235,8 +241,8 @@ def declarations(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def misnamed(names: Iterable[str]) -> tuple[str, ...]:
-    """Warnings for what is not read because of its name, though it may be a declaration under another."""
+def misnamed_warnings(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns a warning for each array that is not read because of its name, but may be a declaration."""
     meant = {
         name: "mask" if name.endswith("mask") else next(iter(get_close_matches(name, DECLARED, n=1, cutoff=0.8)), None)
         for name in sorted(set(names) - {*DECLARED, "attention"})
@@ -244,11 +250,11 @@ def misnamed(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{name!r} is not read; is {known!r} meant?" for name, known in meant.items() if known)
 
 
-def _strings(values: NDArray[Any]) -> list[str]:
+def _to_strings(values: NDArray[Any]) -> list[str]:
     texts: list[Any] = values.tolist()
     if values.dtype.kind not in "UTO" or values.ndim != 1 or not all(isinstance(text, str) for text in texts):
         raise SourceError(
-            f"tokens has dtype {values.dtype} and shape {list(values.shape)}, expected strings (numpy <U), one a token"
+            f"tokens has dtype {values.dtype} and shape {list(values.shape)}, expected strings (numpy <U), one per token"
         )
     try:
         "".join(texts).encode()
@@ -257,34 +263,34 @@ def _strings(values: NDArray[Any]) -> list[str]:
     return texts
 
 
-def _integer(values: NDArray[Any]) -> int:
+def _to_integer(values: NDArray[Any]) -> int:
     if values.dtype.kind not in "iu" or values.size != 1:
         raise SourceError(
-            f"valid_length has dtype {values.dtype} and shape {list(values.shape)}, expected one integer an input"
+            f"valid_length has dtype {values.dtype} and shape {list(values.shape)}, expected one integer per input"
         )
     return operator.index(values.item())
 
 
-def _truth(values: NDArray[Any]) -> bool:
-    flags = _flags(values)
+def _to_boolean(values: NDArray[Any]) -> bool:
+    flags = _to_flags(values)
     if flags.dtype.kind not in "iu" or flags.size != 1 or flags.item() not in (0, 1):
         raise SourceError(f"causal is {values.tolist()!r:.80}, expected one true or false")
     return bool(flags.item())
 
 
-def _flags(values: NDArray[Any]) -> NDArray[Any]:
-    """Truths as bytes, which a file may fill with other than 0 and 1."""
+def _to_flags(values: NDArray[Any]) -> NDArray[Any]:
+    """Returns booleans as bytes, since a file may fill them with other values than 0 and 1."""
     return values.view(np.uint8) if values.dtype.kind == "b" else values
 
 
-def _same(values: NDArray[Any]) -> NDArray[Any]:
+def _keep(values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
 _CONVERSIONS: dict[str, Callable[[NDArray[Any]], Any]] = {
-    "tokens": _strings,
-    "segments": _same,
-    "valid_length": _integer,
-    "mask": _flags,
-    "causal": _truth,
+    "tokens": _to_strings,
+    "segments": _keep,
+    "valid_length": _to_integer,
+    "mask": _to_flags,
+    "causal": _to_boolean,
 }

@@ -9,24 +9,24 @@ from numpy.typing import NDArray
 
 from attention_patterns.attention_map import AttentionMaps, Declaration, read_attention
 from attention_patterns.classification import MeasuredMaps
-from attention_patterns.classifier import CHUNK, Classifier
-from attention_patterns.errors import AttentionPatternsError, SelectionError, SourceError
-from attention_patterns.labelling.sources.source import Selection
+from attention_patterns.classifier import SPAN, Classifier
+from attention_patterns.errors import AttentionPatternsError, SourceError
+from attention_patterns.labelling.sources.source import SelectedHeads, without_traceback
 
-SideBySide = Callable[..., Iterable[object]]  # as ``map``, perhaps on several cores
+SideBySide = Callable[..., Iterable[object]]  # like ``map``, perhaps on several cores
 
 
 @dataclass(frozen=True)
-class Part:
-    """A stack of self-attention layers.
+class LayerStack:
+    """The self-attention layers of a model, or of its encoder or decoder.
 
     Attributes:
         name: "encoder" or "decoder".
-        causal: whether a token sees those before it only; None where layers differ.
-        layers: the indices, in the model, of those that return attention.
-        heads: of each layer.
-        layers_in_all: those that return none among them.
-        field: of the model's output that lists the layers.
+        causal: Whether a token sees only those before it; None where layers differ.
+        layers: Indices, in the model, of the layers that return attention.
+        heads: Number of heads per layer.
+        layers_in_all: Number of layers, those that return no attention among them.
+        field: Field of the model's output that lists the layers.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Part:
     field: str
 
     @classmethod
-    def found(cls, field: str, indices: Sequence[int], layers: Sequence[Any], in_all: int) -> "Part":
-        """The part whose layers, tensors [inputs, heads, L, L] of which the first input has no padding, were returned.
+    def from_layers(cls, field: str, indices: Sequence[int], layers: Sequence[Any], in_all: int) -> "LayerStack":
+        """Describes the stack of layers that a model returned.
 
         Args:
-            field: of the model's output that lists the layers.
-            indices: of the layers in the model.
-            layers: their attention.
-            in_all: how many layers the part has, those that return no attention among them.
+            field: Field of the model's output that lists the layers.
+            indices: Indices of the layers in the model.
+            layers: Their attention, tensors [inputs, heads, L, L] of which the first input has no padding.
+            in_all: Number of layers of the stack, those that return no attention among them.
         """
         above = {bool(layer[0].triu(1).any()) for layer in layers}
         causal = None if len(above) > 1 else not above.pop()
@@ -58,62 +58,34 @@ class Part:
         return (f"{missing} of {self.layers_in_all} layers return no attention and are not labelled",) * bool(missing)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The layers and heads of a part that are labelled, rising."""
-
-    part: Part
-    layers: tuple[int, ...]
-    heads: tuple[int, ...]
-
-
-def wanted(part: Part, selection: Selection, *, model: str) -> Wanted:
-    """What a selection takes of a part.
-
-    Raises:
-        SelectionError: a layer or head is not there, or the layer returns no attention.
-    """
-    where, heads = f"the {part.name} of {model}", tuple(range(part.heads))
-    for layer in selection.layers or ():
-        if layer not in part.layers:
-            there = f"{where} has layers 0 to {part.layers_in_all - 1}"
-            some = "" if len(part.layers) == part.layers_in_all else f", attention of layers {list(part.layers)}"
-            raise SelectionError(f"layer {layer} was asked for, {there}{some}")
-    for head in selection.heads or ():
-        if head not in heads:
-            raise SelectionError(f"head {head} was asked for, {where} has heads 0 to {part.heads - 1}")
-    return Wanted(part, _chosen(part.layers, selection.layers), _chosen(heads, selection.heads))
-
-
-def _chosen(there: tuple[int, ...], asked: tuple[int, ...] | None) -> tuple[int, ...]:
-    return there if asked is None else tuple(sorted(set(asked)))
-
-
 class Slabs:
-    """One part of a batch of inputs. What was measured of its layers stays, their attention does not.
+    """The attention of a batch of inputs in one stack. Measured maps stay, attention does not.
 
     Layers of short inputs are held for a moment and measured together, several in one call.
     """
 
     def __init__(
         self,
-        want: Wanted,
+        stack: LayerStack,
+        selected: SelectedHeads,
         declarations: Sequence[Declaration],
         *,
         classifier: Classifier,
         run: SideBySide,
         most_held: int,
     ) -> None:
-        """Expects the layers that are wanted of a batch.
+        """Expects the selected layers of a batch.
 
         Args:
-            want: the part, its layers and heads.
-            declarations: of the inputs, in their order in the batch.
-            classifier: renders and measures.
-            run: calls a function for each input, side by side.
-            most_held: bytes of layers that may be held before they are measured; a larger one is measured at once.
+            stack: Stack of layers.
+            selected: Layers and heads of it to label.
+            declarations: Declaration of each input, in their order in the batch.
+            classifier: Classifier that renders and measures.
+            run: Function that calls another for each input, side by side.
+            most_held: Bytes of layers that may be held before they are measured; a larger one is measured at once.
         """
-        self._want, self._declarations, self._classifier = want, declarations, classifier
+        self._stack, self._selected = stack, selected
+        self._declarations, self._classifier = declarations, classifier
         self._run, self._most_held = run, most_held
         self._held: dict[int, NDArray[Any]] = {}
         self._data_type: str | None = None
@@ -122,23 +94,23 @@ class Slabs:
         self._errors: dict[int, AttentionPatternsError] = {}
 
     def takes(self, layer: int) -> bool:
-        """Whether the layer is to be labelled."""
-        return layer in self._want.layers
+        """Returns whether the layer is to be labelled."""
+        return layer in self._selected.layers
 
     def take(self, layer: int, weights: NDArray[Any], data_type: str | None) -> None:
         """Measures a layer, [batch, heads, L, L], padded on the right, or holds it until others have come.
 
         Raises:
-            SourceError: it is not as wide as the longest input.
+            SourceError: The layer is not as wide as the longest input.
         """
         longest = max(declaration.length for declaration in self._declarations)
-        expected = (len(self._declarations), self._want.part.heads, longest, longest)
+        expected = (len(self._declarations), self._stack.heads, longest, longest)
         if weights.shape != expected:
             raise SourceError(f"layer {layer} returned shape {list(weights.shape)}, expected {list(expected)}")
         self._held[layer], self._data_type = weights, data_type
         self._seen.append(layer)
         count = len(self._held) + 1
-        if count * weights.nbytes > self._most_held or count * len(self._want.heads) > CHUNK:
+        if count * weights.nbytes > self._most_held or count * len(self._selected.heads) > SPAN:
             self._measure_held()
 
     def _measure_held(self) -> None:
@@ -152,31 +124,26 @@ class Slabs:
         try:
             self._slabs[row].append(self._classifier.measure_read(self._maps(row), self._declarations[row]))
         except AttentionPatternsError as error:
-            self._errors[row] = bare(error)
+            self._errors[row] = without_traceback(error)
 
     def _maps(self, row: int) -> AttentionMaps:
-        length, layers = self._declarations[row].length, tuple(self._held)
+        length, layers, heads = self._declarations[row].length, tuple(self._held), self._selected.heads
         of_layers = [weights[row, :, :length, :length] for weights in self._held.values()]
         attention = of_layers[0][None] if len(layers) == 1 else np.stack(of_layers)
-        if len(self._want.heads) < self._want.part.heads:
-            attention = attention[:, list(self._want.heads)]
-        return replace(read_attention(attention, self._data_type), axes=(layers, self._want.heads))
+        if len(heads) < self._stack.heads:
+            attention = attention[:, list(heads)]
+        return replace(read_attention(attention, self._data_type), axes=(layers, heads))
 
     def outcomes(self) -> list[MeasuredMaps | AttentionPatternsError]:
-        """For each input its maps, [layers, heads], or why they could not be measured.
+        """Returns for each input its maps, [layers, heads], or the error for which they could not be measured.
 
         Raises:
-            SourceError: a layer did not come.
+            SourceError: A layer is missing.
         """
-        if tuple(self._seen) != self._want.layers:
+        if tuple(self._seen) != self._selected.layers:
             raise SourceError(
-                f"the {self._want.part.name} returned attention of layers {self._seen}, "
-                f"expected {list(self._want.layers)}, as at first"
+                f"the {self._stack.name} returned attention of layers {self._seen}, "
+                f"expected {list(self._selected.layers)}, as for the probes"
             )
         self._measure_held()
-        return [self._errors.get(row) or MeasuredMaps.joined(slabs) for row, slabs in enumerate(self._slabs)]
-
-
-def bare(error: AttentionPatternsError) -> AttentionPatternsError:
-    """The same error without its traceback, whose frames would keep the attention."""
-    return type(error)(str(error))
+        return [self._errors.get(row) or MeasuredMaps.join(slabs) for row, slabs in enumerate(self._slabs)]

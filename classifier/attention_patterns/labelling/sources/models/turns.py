@@ -1,4 +1,4 @@
-"""Whose turn it is to run a model: several threads at once, each with a replica."""
+"""Turns at running a model: several threads at once, each with a replica."""
 
 import copy
 import threading
@@ -10,9 +10,9 @@ from typing import Any
 CALLERS = 2  # that may run a model at once: one runs it while the other's images are read by the net
 
 
-def replicas(model: Any) -> list[Any]:
-    """A torch module and others of the same weights in memory, each with hooks and passing state of its own."""
-    weights = {id(one): one for one in model.parameters()}
+def make_replicas(model: Any) -> list[Any]:
+    """Returns a torch module and copies that share its weights, each with hooks and passing state of its own."""
+    weights = {id(values): values for values in model.parameters()}
     try:
         return [model, *(copy.deepcopy(model, dict(weights)) for _ in range(CALLERS - 1))]
     except (copy.Error, TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):
@@ -20,7 +20,7 @@ def replicas(model: Any) -> list[Any]:
 
 
 class Turns:
-    """Hands out the replicas of a model. Safe to share between threads."""
+    """The replicas of a model, handed out to one thread each. Safe to share between threads."""
 
     def __init__(self, replicas: Sequence[Any]) -> None:
         """Takes replicas of a model, each of which one thread may run at a time; the first is handed out first."""
@@ -32,12 +32,12 @@ class Turns:
 
     @property
     def callers(self) -> int:
-        """How many threads are at work with the model now, between turns too."""
+        """The number of threads that are at work with the model now, between turns too."""
         return self._callers
 
     @contextmanager
     def caller(self) -> Iterator[None]:
-        """Counts the calling thread while it lasts."""
+        """Counts the calling thread while inside."""
         with self._counting:
             self._callers += 1
         try:
@@ -48,7 +48,7 @@ class Turns:
 
     @contextmanager
     def turn(self) -> Iterator[Any]:
-        """Waits for a replica, which is the caller's while it lasts."""
+        """Waits for a replica, which is the caller's while inside."""
         replica = self._free.get()
         try:
             yield replica

@@ -1,4 +1,4 @@
-"""The rows of a Hugging Face data set: of the hub, of its local cache, or of a folder."""
+"""The rows of a Hugging Face data set: from the hub, from its local cache, or from a folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,28 +7,29 @@ from typing import Any
 
 from attention_patterns.errors import SourceError
 from attention_patterns.labelling.sources.texts.rows import BadRow, Columns, Row, row_of
+from attention_patterns.programs.extras import extra
 
 DEFAULT_SPLITS = ("validation", "validation_matched", "test", "train")
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set as it was asked for.
+    """A data set as it was given.
 
     Attributes:
-        path: a folder, or a name on the hub; either may be followed by "/" and the name of a configuration.
-        split: as ``datasets.load_dataset`` takes it, or "" for the first of ``DEFAULT_SPLITS`` that is there.
+        path: Folder, or name on the hub, either perhaps with "/" and the name of a configuration behind it.
+        split: Split, as ``datasets.load_dataset`` takes it; "" for the first of ``DEFAULT_SPLITS`` that exists.
     """
 
     path: str
     split: str
 
     @classmethod
-    def parsed(cls, text: str) -> "DatasetSpec":
+    def parse(cls, text: str) -> "DatasetSpec":
         """Reads NAME[/CONFIG][:SPLIT].
 
         Raises:
-            SourceError: it has no name.
+            SourceError: The name is missing.
         """
         path, _, split = text.partition(":")
         if not path.strip("/"):
@@ -45,37 +46,33 @@ class DatasetRows:
 
 
 def read_dataset(spec: DatasetSpec, *, columns: Columns) -> DatasetRows:
-    """The texts of a data set.
+    """Reads the texts of a data set.
 
     Raises:
-        SourceError: it is unknown, out of reach or damaged, or has not the split or the columns; or the extra
-            'datasets' is not installed.
+        SourceError: The data set is unknown, out of reach or damaged, or lacks the split or the columns.
+        MissingExtraError: The package ``datasets`` is not installed.
     """
-    try:
+    with extra("datasets", needed_by=f"datasets:{spec.path}"):
         import datasets  # noqa: PLC0415  it takes seconds to import
-    except ModuleNotFoundError as error:
-        raise SourceError(
-            f"datasets:{spec.path} needs the extra 'datasets': pip install 'attention-patterns[datasets]' ({error})"
-        ) from None
     failures = (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError)
     try:
         datasets.disable_progress_bars()
-        split, table = _split(_loaded(spec), spec)
-        chosen = columns.found_in(table.column_names, where=f"datasets:{spec.path}, split {split!r},")
+        split, table = _choose_split(_load(spec), spec)
+        chosen = columns.choose(table.column_names, where=f"datasets:{spec.path}, split {split!r},")
         needed = dict.fromkeys([*chosen.texts, *([] if chosen.key is None else [chosen.key])])
         values = table.with_format(None).select_columns(list(needed))[:]
     except failures as error:
         raise SourceError(f"datasets:{spec.path} cannot be read: {str(error).strip()}") from error
-    return DatasetRows(split, _rows(values, chosen))
+    return DatasetRows(split, _read_rows(values, chosen))
 
 
-def _rows(values: Mapping[str, list[object]], columns: Columns) -> list[Row | BadRow]:
+def _read_rows(values: Mapping[str, list[object]], columns: Columns) -> list[Row | BadRow]:
     rows = zip(*values.values(), strict=True)
     return [row_of(number, dict(zip(values, row, strict=True)), columns) for number, row in enumerate(rows)]
 
 
-def _loaded(spec: DatasetSpec) -> Any:
-    """All splits by name, or the one that was asked for."""
+def _load(spec: DatasetSpec) -> Any:
+    """Loads all splits by name, or the one that is wanted."""
     import datasets  # noqa: PLC0415
 
     folder = Path(spec.path)
@@ -90,20 +87,22 @@ def _loaded(spec: DatasetSpec) -> Any:
     try:
         return datasets.load_dataset(spec.path, split=split)
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
-        return _of_configuration(outer, last, split, error)
+        return _load_configuration(outer, last, split, error)
 
 
-def _of_configuration(name: str, configuration: str, split: str | None, unknown: Exception) -> Any:
-    """A data set whose path ends in a configuration, when there is none of the whole path."""
+def _load_configuration(name: str, configuration: str, split: str | None, unknown: Exception) -> Any:
+    """Loads a data set whose path ends in a configuration, once the whole path turned out to be ``unknown``."""
     import datasets  # noqa: PLC0415
 
     try:
         return datasets.load_dataset(name, configuration, split=split)
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
-        raise SourceError(f"datasets:{name}/{configuration} is neither a folder nor to be had: {unknown}") from error
+        raise SourceError(
+            f"datasets:{name}/{configuration} is not a folder and cannot be loaded from the hub: {unknown}"
+        ) from error
 
 
-def _split(loaded: Any, spec: DatasetSpec) -> tuple[str, Any]:
+def _choose_split(loaded: Any, spec: DatasetSpec) -> tuple[str, Any]:
     import datasets  # noqa: PLC0415
 
     if not isinstance(loaded, datasets.DatasetDict):

@@ -2,20 +2,19 @@
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from attention_patterns.errors import SourceError
-from attention_patterns.labelling.sources.files import StoredFile, default_task, explained, find_files, opened
+from attention_patterns.labelling.sources.files import StoredFile, explain_errors, find_files, open_file
+from attention_patterns.labelling.sources.inputs import parse_input, task_name
 from attention_patterns.labelling.sources.texts.dataset_rows import DatasetSpec, read_dataset
-from attention_patterns.labelling.sources.texts.rows import TEXT_SUFFIXES, BadRow, Columns, Row, is_unicode, read_rows
+from attention_patterns.labelling.sources.texts.rows import TEXT_SUFFIXES, BadRow, Columns, Row, read_rows
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _DATASETS = "datasets:"
-_NAMED = re.compile(r"(?P<name>[^/\\:=*?\[\]]+)=(?P<path>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture to run a vision transformer on; ``url`` is a path or an fsspec URL."""
+    """A picture for a vision transformer; ``url`` is a path or an fsspec URL."""
 
     input_id: str
     url: str
@@ -37,7 +36,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class UnreadText:
-    """A line that holds no text, and why."""
+    """A line that holds no text, and the error that says why."""
 
     input_id: str
     error: SourceError
@@ -47,44 +46,45 @@ Item = Text | Picture | UnreadText
 
 
 def text_tasks(
-    specs: Sequence[str], *, columns: Sequence[str] | None = None, id_column: str | None = None
+    arguments: Sequence[str], *, columns: Sequence[str] | None = None, id_column: str | None = None
 ) -> tuple[tuple[str, tuple[Item, ...]], ...]:
     """Reads corpora as tasks: names, and the texts or pictures of each in their order.
 
-    A spec is a path, folder, glob or fsspec URL, or ``datasets:NAME[/CONFIG][:SPLIT]`` (NAME on the Hugging Face hub
-    or a local folder; split "validation" by default, else "validation_matched", "test" or "train", the first that is
-    there). ``TASK=`` before it names the task, which is then a single one of all its files. Otherwise each text file
-    is a task, and all pictures of a spec are one. The task of a file has the name of the file without its suffix;
+    An argument is a path, folder, glob or fsspec URL, or ``datasets:NAME[/CONFIG][:SPLIT]``: NAME on the Hugging Face
+    hub or a local folder, by default the first split that exists of "validation", "validation_matched", "test" and
+    "train". ``TASK=`` before it names the task, which is then a single one of all its files. Otherwise each text file
+    is a task, and all pictures of an argument are one. The task of a file has the name of the file without its suffix;
     where several files have that one, the name of its folder; where several have this too, both names. The task of a
     data set is NAME/CONFIG. A line that cannot be read becomes an ``UnreadText``.
 
-    - .tsv: a header, then a row a line; quotes stand for themselves, as in GLUE. .csv: likewise, with commas and
+    - .tsv: a header, then one row per line; quotes stand for themselves, as in GLUE. .csv: the same, with commas and
       ordinary quoting. A row of more or fewer values than the first line is not read.
-    - .jsonl, .json: a JSON object a line.
-    - .txt: one text, or a tab-separated pair, a line.
+    - .jsonl, .json: one JSON object per line.
+    - .txt: one text, or a tab-separated pair, per line.
     - .png, .jpg, .jpeg, .webp, .bmp: pictures.
 
     Args:
-        specs: at least one.
-        columns: one column of texts, or the two of a pair, by name. Whole numbers are positions from 0 in a .tsv or
-            .csv file that has no header, and its first line is a text as well. By default the first of
-            ``text_rows.KNOWN_COLUMNS`` that are there.
-        id_column: the column of the ids, by name or position. By default an id is "file name:line", counted from 1
-            with the header, or "split[row]", counted from 0, in a data set.
+        arguments: At least one argument.
+        columns: One column of texts, or the two of a pair, by name. Whole numbers are positions from 0 in a .tsv or
+            .csv file that has no header, whose first line is a text as well. By default the first of
+            ``rows.KNOWN_COLUMNS`` that exist.
+        id_column: Column of the ids, by name or position. By default an id is "file name:line", counted from 1 with
+            the header, or "split[row]", counted from 0, in a data set.
 
     Raises:
-        SourceError: a file or data set cannot be read at all or has not the columns, two tasks have one name, or two
+        SourceError: A file or data set cannot be read at all or lacks the columns, two tasks have one name, or two
             rows of a task one id.
-        InvalidSettingsError: more than two columns are named.
+        MissingExtraError: A package that reads such data sets or URLs is not installed.
+        InvalidSettingsError: More than two columns are named.
     """
     choice = Columns(tuple(columns or ()), id_column)
-    corpora = [corpus for spec in specs for corpus in _corpora(spec)]
-    tasks = zip(_task_names(corpora), corpora, strict=True)
-    return tuple((name, _items_of(corpus, choice)) for name, corpus in tasks)
+    corpora = [corpus for argument in arguments for corpus in _find_corpora(argument)]
+    tasks = zip(_name_tasks(corpora), corpora, strict=True)
+    return tuple((name, _read_items(corpus, choice)) for name, corpus in tasks)
 
 
 def fingerprint(tasks: Sequence[tuple[str, Sequence[Item]]]) -> dict[str, str]:
-    """The sha256, hexadecimal, of the items of each task, by its name; of a picture only the id and address count."""
+    """Returns the hexadecimal SHA-256 of the items of each task, by its name; of a picture, only id and URL count."""
     return {name: _digest(items) for name, items in tasks}
 
 
@@ -107,26 +107,25 @@ def _content(item: Item) -> tuple[str | None, ...]:
 
 @dataclass(frozen=True)
 class _Corpus:
-    """What becomes one task.
+    """The texts or pictures of one task.
 
     Attributes:
-        spec: as it was given, without a name.
-        names: those it may have, the best first.
-        source: its files, or a data set.
+        path: Path or data set as it was given, without the task's name.
+        names: Names that the task may have, the best first.
+        content: Files, or a data set.
     """
 
-    spec: str
+    path: str
     names: tuple[str, ...]
-    source: tuple[StoredFile, ...] | DatasetSpec
+    content: tuple[StoredFile, ...] | DatasetSpec
 
 
-def _corpora(spec: str) -> Iterator[_Corpus]:
-    if not is_unicode(spec):
-        raise SourceError(f"{spec!r} is not UTF-8; rename it, or name a folder it is in")
-    name, path = _named(spec)
+def _find_corpora(argument: str) -> Iterator[_Corpus]:
+    given = parse_input(argument)
+    path, name = given.path, given.task
     if path.startswith(_DATASETS):
-        source = DatasetSpec.parsed(path.removeprefix(_DATASETS))
-        yield _Corpus(path, (name,) if name else _names_of_dataset(source), source)
+        dataset = DatasetSpec.parse(path.removeprefix(_DATASETS))
+        yield _Corpus(path, (name,) if name else _names_of_dataset(dataset), dataset)
         return
     files = tuple(find_files(path, (*TEXT_SUFFIXES, *PICTURE_SUFFIXES)))
     if name:
@@ -134,20 +133,7 @@ def _corpora(spec: str) -> Iterator[_Corpus]:
         return
     yield from (_Corpus(path, _names_of_file(file), (file,)) for file in files if not _is_picture(file))
     if pictures := tuple(filter(_is_picture, files)):
-        yield _Corpus(path, (default_task(path, PICTURE_SUFFIXES),), pictures)
-
-
-def _named(spec: str) -> tuple[str | None, str]:
-    """Splits NAME=SPEC; a file whose own name holds "=" is no name and spec."""
-    found = _NAMED.fullmatch(spec)
-    return (None, spec) if found is None or _is_there(spec) else (found["name"], found["path"])
-
-
-def _is_there(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):  # too long for a path, or with a null byte
-        return False
+        yield _Corpus(path, (task_name(path, PICTURE_SUFFIXES),), pictures)
 
 
 def _is_picture(file: StoredFile) -> bool:
@@ -164,17 +150,17 @@ def _names_of_dataset(spec: DatasetSpec) -> tuple[str, ...]:
     return (name, f"{name}:{spec.split}") if spec.split else (name,)
 
 
-def _task_names(corpora: Sequence[_Corpus]) -> list[str]:
-    names = _first_free([corpus.names for corpus in corpora])
+def _name_tasks(corpora: Sequence[_Corpus]) -> list[str]:
+    names = _choose_unique([corpus.names for corpus in corpora])
     for name, count in Counter(names).items():
         if count > 1:
-            one, other, *_ = (corpus.spec for corpus, own in zip(corpora, names, strict=True) if own == name)
-            raise SourceError(f"{one} and {other} would both be the task {name!r}; name one of them: NAME={other}")
+            first, other, *_ = (corpus.path for corpus, own in zip(corpora, names, strict=True) if own == name)
+            raise SourceError(f"{first} and {other} would both be the task {name!r}; name one of them: NAME={other}")
     return names
 
 
-def _first_free(choices: Sequence[tuple[str, ...]]) -> list[str]:
-    """The first of the names of each that no other would take, else its last."""
+def _choose_unique(choices: Sequence[tuple[str, ...]]) -> list[str]:
+    """Returns of each choice of names the first that no other would take, or else the last."""
     names = [choice[0] for choice in choices]
     for place in range(1, 3):
         taken = Counter(names)
@@ -185,39 +171,39 @@ def _first_free(choices: Sequence[tuple[str, ...]]) -> list[str]:
     return names
 
 
-def _items_of(corpus: _Corpus, columns: Columns) -> tuple[Item, ...]:
-    """The items of a task.
+def _read_items(corpus: _Corpus, columns: Columns) -> tuple[Item, ...]:
+    """Reads the items of a task.
 
     Raises:
-        SourceError: there are none, or two have one id.
+        SourceError: The corpus holds none, or two of them have one id.
     """
     places: dict[str, str] = {}
     items = []
-    for place, item in _placed_items(corpus, columns):
+    for place, item in _read_places(corpus, columns):
         if item.input_id in places:
             raise SourceError(f"{places[item.input_id]} and {place} have the same id, {item.input_id!r}")
         places[item.input_id] = place
         items.append(item)
     if not items:
-        raise SourceError(f"{corpus.spec} holds no texts")
+        raise SourceError(f"{corpus.path} holds no texts")
     return tuple(items)
 
 
-def _placed_items(corpus: _Corpus, columns: Columns) -> Iterator[tuple[str, Item]]:
-    """The items of a task and where they were found."""
-    if isinstance(corpus.source, DatasetSpec):
-        found = read_dataset(corpus.source, columns=columns)
-        yield from _placed(found.rows, f"{found.split}[", "]")
+def _read_places(corpus: _Corpus, columns: Columns) -> Iterator[tuple[str, Item]]:
+    """Yields the items of a task, each behind the place it comes from: "file name:line", "split[row]" or a URL."""
+    if isinstance(corpus.content, DatasetSpec):
+        dataset = read_dataset(corpus.content, columns=columns)
+        yield from _place_rows(dataset.rows, f"{dataset.split}[", "]")
         return
-    for file in corpus.source:
-        name = file.name if len(corpus.source) > 1 else PurePosixPath(file.name).name
+    for file in corpus.content:
+        name = file.name if len(corpus.content) > 1 else PurePosixPath(file.name).name
         if _is_picture(file):
             yield file.shown, Picture(name, file.url)
         else:
-            yield from _placed(read_rows(_content_of(file), name=name, columns=columns), f"{name}:")
+            yield from _place_rows(read_rows(_read_file(file), name=name, columns=columns), f"{name}:")
 
 
-def _placed(rows: Sequence[Row | BadRow], before: str, after: str = "") -> Iterator[tuple[str, Item]]:
+def _place_rows(rows: Sequence[Row | BadRow], before: str, after: str = "") -> Iterator[tuple[str, Item]]:
     for row in rows:
         place = f"{before}{row.number}{after}"
         if isinstance(row, BadRow):
@@ -226,6 +212,6 @@ def _placed(rows: Sequence[Row | BadRow], before: str, after: str = "") -> Itera
             yield place, Text(row.key or place, *row.texts)
 
 
-def _content_of(file: StoredFile) -> bytes:
-    with explained(f"texts {file.shown} cannot be read"), opened(file) as stream:
+def _read_file(file: StoredFile) -> bytes:
+    with explain_errors(f"texts {file.shown} cannot be read"), open_file(file) as stream:
         return stream.read()

@@ -1,0 +1,152 @@
+"""Inputs as the command line gives them: paths, and tasks' names before them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attention_patterns.errors import SourceError
+from attention_patterns.labelling.sources.dumps.plan import dump_tasks
+from attention_patterns.labelling.sources.inputs import InputArgument, parse_input, task_name
+from attention_patterns.labelling.sources.texts.tasks import text_tasks
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\\:=*?[]\0"), min_size=1, max_size=300)
+PATHS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The current folder, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def dump_names(*arguments):
+    return [task for task, _ in dump_tasks(arguments)]
+
+
+def text_names(*arguments):
+    return [task for task, _ in text_tasks(arguments)]
+
+
+@pytest.fixture(params=[(dump_names, "npy"), (text_names, "txt")], ids=["dumps", "texts"])
+def door(request, folder):
+    """A door that takes inputs, and a function that writes a file for it; gives the names of tasks."""
+    names, suffix = request.param
+
+    def write(stem):
+        path = Path(f"{stem}.{suffix}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == "npy":
+            np.save(path, np.eye(4, dtype=np.float32))
+        else:
+            path.write_text("a text\n")
+        return str(path)
+
+    return names, write
+
+
+@given(name=NAMES, path=PATHS)
+def test_a_name_and_a_path_are_what_stands_around_the_first_equals_sign(name, path):
+    assert parse_input(f"{name}={path}") == InputArgument(name, path)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="=\0")))
+def test_without_an_equals_sign_all_is_the_path(path):
+    assert parse_input(path) == InputArgument(None, path)
+
+
+@given(st.text(st.characters(), min_size=1))
+def test_any_text_is_read_or_refused_by_an_error_of_ours(text):
+    try:
+        read = parse_input(text)
+    except SourceError:
+        return
+    assert text == (read.path if read.task is None else f"{read.task}={read.path}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "s3://bucket/k=v/x.npz",
+        "datasets:glue/qqp:train",
+        "datasets:a=b",
+        "runs/lr=0.1/x.npz",
+        "=x.npz",
+        "x.npz=",
+        *(f"a{sign}b=x.npz" for sign in "/\\:*?[]"),
+    ],
+)
+def test_these_are_paths_as_a_whole(path):
+    assert parse_input(path) == InputArgument(None, path)
+
+
+@pytest.mark.parametrize(
+    ("argument", "task", "path"),
+    [
+        ("glue=datasets:glue/qqp:train", "glue", "datasets:glue/qqp:train"),
+        ("mine=s3://bucket/k=v/x.npz", "mine", "s3://bucket/k=v/x.npz"),
+        ("task 1, of 2=a=b", "task 1, of 2", "a=b"),
+        (".=x.npz", ".", "x.npz"),
+        ("lr=*.npz", "lr", "*.npz"),
+    ],
+)
+def test_these_have_a_name(argument, task, path):
+    assert parse_input(argument) == InputArgument(task, path)
+
+
+def test_what_exists_under_the_whole_argument_is_a_path_for_every_door(door):
+    names, write = door
+    whole, plain, inside = write("lr=0.1"), write("x"), write("rate=1/y")
+    assert names(whole) == ["lr=0.1"]
+    assert names(f"lr={plain}") == ["lr"]
+    assert names(f"./{whole}") == ["lr=0.1"]
+    assert names(inside) == ["y"]
+    assert parse_input("rate=1/*") == InputArgument(None, "rate=1/*")
+    assert parse_input("rate=2/*") == InputArgument("rate", "2/*")
+
+
+def test_a_sign_that_no_name_holds_makes_a_path_for_every_door(door):
+    names, write = door
+    with pytest.raises(SourceError, match=r"^a:b=x\.\w+ does not exist"):
+        names(f"a:b={write('x')}")
+
+
+@pytest.mark.parametrize("before", ["", "name=", "n" * 300 + "="])
+def test_a_path_that_is_too_long_is_refused_by_name_for_every_door(door, before):
+    names, _ = door
+    path = f"{'x' * 300}.{'npy' if names is dump_names else 'txt'}"
+    with pytest.raises(SourceError, match=f"^{path} is longer than a path may be$"):
+        names(before + path)
+
+
+def test_a_long_name_is_one_for_every_door(door):
+    names, write = door
+    assert names(f"{'n' * 300}={write('x')}") == ["n" * 300]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("a\0b.npy", r"^input 'a\\x00b\.npy' holds a null byte"),
+        ("a=\0", r"^input 'a=\\x00' holds a null byte"),
+        ("\udcff=x.npy", r"^input '\\udcff=x\.npy' is not UTF-8; rename the file, or give the folder"),
+    ],
+)
+def test_what_can_be_no_path_is_refused_by_name_for_every_door(door, argument, message):
+    names, _ = door
+    with pytest.raises(SourceError, match=message):
+        names(argument)
+
+
+def test_names_of_tasks():
+    expected = {
+        "runs/dump.npz": "dump",
+        "runs/v1.0": "v1.0",
+        "s3://bucket/base/*.npz": "base",
+        "memory://base/**/*.npz": "base",
+        "http://host/dump.npz?token=1": "dump",
+    }
+    assert {path: task_name(path, (".npz",)) for path in expected} == expected
