@@ -1,4 +1,4 @@
-"""How much memory a run may use, and how much of it is left for attention."""
+"""The memory that a run may use, and the share of it that is left for attention."""
 
 import re
 from dataclasses import dataclass

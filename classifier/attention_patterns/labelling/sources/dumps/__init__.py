@@ -3,7 +3,7 @@
 source.py              dumps as a source, read and measured slab by slab
 plan.py                the files of each task, and their inputs cut into units
 formats.py             the reader of each suffix
-stored.py              what the readers have in common: an opened file, an input in it, its attention in slabs
+stored.py              the common ground of the readers: an opened file, an input in it, its attention in slabs
 raw.py                 .npy, .npz and .safetensors
 parquet.py             .parquet
 zarr.py                .zarr

@@ -1,4 +1,4 @@
-"""What the readers of dump formats have in common: an opened file, an input in it, and its attention in slabs."""
+"""The common ground of the readers of dump formats: an opened file, an input in it, its attention in slabs."""
 
 import operator
 from abc import ABC, abstractmethod
@@ -113,7 +113,7 @@ class StoredInput:
 
 @dataclass(frozen=True, slots=True)
 class DumpHeader:
-    """What is known of a file before its attention is read.
+    """The properties of a file that are known before its attention is read.
 
     Attributes:
         inputs: Number of inputs; None for a file of one input without an axis of inputs.
