@@ -2,9 +2,11 @@
 
 import re
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from typer import Exit
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -12,20 +14,26 @@ from attention_patterns.bundle import BUNDLED
 from attention_patterns.labelling.command.cli import app as label_app
 from attention_patterns.sample import SAMPLE, sample_encoder
 from attention_patterns_service.command.cli import app as serve_app
+from attention_patterns_training.__main__ import app as workshop_app
 from benchmarks.tables import ALL_TABLES, all_tables, read_tables, replaced, six_lines
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted((ROOT / "docs").glob("*.md"))
 SNIPPETS = re.findall(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", README, re.DOTALL)
+APPS = {
+    "attention-label": label_app,
+    "attention-serve": serve_app,
+    ".venv/bin/python -m attention_patterns_training": workshop_app,
+}
 PAIRS = "question1\tquestion2\nIs the tide out?\tDo boats lie on the sand?\n"
 
 
 def commands(text, program):
     """The arguments of each line of a code block that calls a program, without its comment."""
-    blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
-    lines = [line.partition(" #")[0].split() for block in blocks for line in block.splitlines()]
-    return [line[1:] for line in lines if line[:1] == [program] and line[1:]]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line.partition(" #")[0].strip() for kind, block in blocks if not kind for line in block.splitlines()]
+    return [line.removeprefix(program).split() for line in lines if line.startswith(f"{program} ")]
 
 
 def run(app, arguments):
@@ -38,7 +46,8 @@ def understand(app, arguments):
     command = get_command(app)
     while arguments and arguments[0] in getattr(command, "commands", {}):
         command, arguments = command.commands[arguments[0]], arguments[1:]
-    command.make_context(command.name, list(arguments))
+    with suppress(Exit):  # --help
+        command.make_context(command.name, list(arguments))
 
 
 def test_snippets_print_what_the_readme_says(server, capsys):
@@ -79,9 +88,14 @@ def test_health_command_runs(server):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_are_understood(page):
     """Commands and options exist; nothing is run."""
-    for program, app in (("attention-label", label_app), ("attention-serve", serve_app)):
+    for program, app in APPS.items():
         for arguments in commands(page.read_text(), program):
             understand(app, arguments)
+
+
+def test_workshop_page_has_a_row_per_command():
+    rows = re.findall(r"^\| ((?:`[a-z-]+`(?:, )?)+) \|", (ROOT / "docs/workshop.md").read_text(), re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"[a-z-]+", row)} == set(get_command(workshop_app).commands)
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md", ALL_TABLES], ids=lambda page: page.name)
