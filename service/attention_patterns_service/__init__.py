@@ -1,6 +1,11 @@
-"""The gRPC server of the classifier, and its client.
+"""The gRPC server of the classifier, and its client; each is loaded when it is first used.
 
-The parts are loaded when they are first used: a client needs no server, and a health check neither.
+client.py  the client: the library's calls, answered by a server
+limits.py  the limits of a server, and the checks against them
+contract/  messages and the library's types, translated both ways
+server/    the server
+command/   the ``attention-serve`` command
+pb/        code generated from the contract
 """
 
 from importlib import import_module
@@ -25,4 +30,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    from attention_patterns.programs.extras import extra  # noqa: PLC0415  a health check needs no library
+
+    with extra("service", needed_by=__name__):
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -2,9 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, Self, TypeVar
@@ -18,7 +17,7 @@ from attention_patterns.classification import Classification, NetAnswer
 from attention_patterns.classifier import UNWATCHED, Classifier, Oversight
 from attention_patterns.errors import AttentionPatternsError, MessageTooLargeError, ModelReplacedError, VersionError
 from attention_patterns.rendering import CHANNELS, RENDERING_VERSION, find_causal
-from attention_patterns_service.contract.chunks import parts_of
+from attention_patterns_service.contract.chunks import cut_into_chunks
 from attention_patterns_service.contract.converters import (
     HEADS,
     IMAGES,
@@ -33,9 +32,9 @@ from attention_patterns_service.contract.model_info import CONTRACT_VERSION, Mod
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["AttentionPatternService"].full_name
-_FRAME_BYTES = 256  # what a message holds besides the values and the declarations, at most
-_IMAGES = 144  # images in a message: a megabyte
-_SENDERS = 4  # parts of a tensor under way at a time
+_FRAME_BYTES = 256  # most bytes of a message besides the values and the declarations
+_IMAGES = 144  # most images in a message: a megabyte
+_SENDERS = 4  # most chunks of a tensor under way at a time
 # Every call may be repeated: the server keeps nothing. gRPC makes at most five attempts, here over some ten seconds,
 # in which a server that is restarted is back.
 _SERVICE_CONFIG = {
@@ -68,12 +67,12 @@ _Answer = TypeVar("_Answer")
 
 
 class Client(Classifier):
-    """Classifies at a server as ``PatternClassifier`` does in-process: same arguments, results and errors.
+    """A classifier whose net runs at a server: the arguments, results and errors are those of ``PatternClassifier``.
 
-    What travels is the maps, a large tensor in parts, or where the client reduces them first, images of 7 KB a map.
-    All calls raise ServerError when the server cannot be reached, refuses, fails, or does not answer in time;
-    subclasses say which. A call that finds the server unavailable is repeated for about ten seconds. A context manager;
-    safe to share between threads.
+    The client sends the maps, a large tensor in chunks, or reduces them first and sends images of 7 KB per map. All
+    calls raise ServerError when the server cannot be reached, refuses, fails, or does not answer in time; subclasses
+    name which. A call is repeated for about ten seconds while the server is unavailable. A context manager; safe to
+    share between threads.
     """
 
     def __init__(
@@ -88,12 +87,14 @@ class Client(Classifier):
         """Connects on the first call.
 
         Args:
-            endpoint: "host:port", or any name that gRPC resolves; calls go round all addresses of "dns:///name:port".
-            timeout: seconds that each message sent may take to be answered; None waits for ever.
-            reduce: whether maps are rendered and measured here and images are sent in their place: "always", "never",
+            endpoint: Address "host:port", or any name that gRPC resolves; calls take turns among all addresses of
+                "dns:///name:port".
+            timeout: Seconds within which each message is to be answered; None waits for ever.
+            reduce: Whether maps are rendered and measured here and images are sent in their place: "always", "never",
                 or, with "auto", where a map has more bytes than its image. The answers are equal to the last bit.
-            token: shown to the server.
-            credentials: for TLS, as ``grpc.ssl_channel_credentials`` makes them; without them nothing is encrypted.
+            token: Bearer token that the server knows.
+            credentials: Credentials for TLS, as ``grpc.ssl_channel_credentials`` makes them; without them nothing is
+                encrypted.
         """
         super().__init__()
         self.endpoint = endpoint
@@ -111,10 +112,10 @@ class Client(Classifier):
         self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="send")
 
     def model(self) -> ModelInfo:
-        """Asks for the model that answers, and the limits of requests.
+        """Asks the server for its model and the limits of requests.
 
         Raises:
-            VersionError: the server is of an older version than this client.
+            VersionError: The server is of an older version than this client.
         """
         info = model_info_of(self._call(self._get_model, pb.GetModelRequest()))
         if info.contract_version < CONTRACT_VERSION:
@@ -127,10 +128,15 @@ class Client(Classifier):
     def classify_read(
         self, maps: AttentionMaps, declaration: Declaration, oversight: Oversight = UNWATCHED
     ) -> Classification:
-        """Classifies maps that were read and declared: where all doors meet."""
+        """Classifies maps that were read and declared.
+
+        Raises:
+            InvalidAttentionError: A map is not a self-attention map; subclasses name why.
+            ServerError: The server did not answer; subclasses name why.
+        """
         try:
             return self._classify_once(maps, declaration, oversight)
-        except ModelReplacedError:  # between two parts of this tensor, or since the model was asked for
+        except ModelReplacedError:  # between two chunks of this tensor, or since the model was asked for
             vars(self).pop("_info", None)
             return self._classify_once(maps, declaration, oversight)
 
@@ -140,7 +146,7 @@ class Client(Classifier):
         self._senders.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> Self:
-        """The client itself."""
+        """Returns the client itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -159,61 +165,67 @@ class Client(Classifier):
     def _classify_once(self, maps: AttentionMaps, declaration: Declaration, oversight: Oversight) -> Classification:
         if self._reduces(maps):
             return super().classify_read(maps, declaration, oversight)
-        return self._classify_there(maps, declaration)
+        return self._send_maps(maps, declaration)
 
     def _reduces(self, maps: AttentionMaps) -> bool:
         if self._reduce == "never":
             return False
-        same = self._info.rendering_version == RENDERING_VERSION
+        info = self._info
+        same = info.rendering_version == RENDERING_VERSION
         if self._reduce == "auto":
-            return same and maps.values[0].nbytes > CHANNELS * self._info.image_size**2
+            return same and maps.values[0].nbytes > CHANNELS * info.image_size**2
         if not same:
             raise VersionError(
-                f"server {self.endpoint} reads rendering {self._info.rendering_version}, this client makes "
+                f"server {self.endpoint} reads rendering {info.rendering_version}, this client makes "
                 f'{RENDERING_VERSION}: send the maps themselves, with reduce="never"'
             )
         return True
 
-    def classify_images(self, images: NDArray[np.uint8], oversight: Oversight = UNWATCHED) -> NetAnswer:  # noqa: ARG002  the server watches its part
-        """What the server's net says of images uint8 [n, 3, size, size], as ``rendering.render`` makes them."""
-        fitting = (self._info.max_message_bytes - _FRAME_BYTES) // images[0].nbytes
+    def classify_images(self, images: NDArray[np.uint8], oversight: Oversight = UNWATCHED) -> NetAnswer:  # noqa: ARG002  the server watches its own work
+        """Sends images uint8 [n, 3, size, size], as ``rendering.render`` makes them, for the server's net to read.
+
+        Raises:
+            ServerError: The server did not answer; subclasses name why.
+        """
+        info, size = self._info, images[0].nbytes
+        fitting = (info.max_message_bytes - _FRAME_BYTES) // size
         if fitting < 1:
             raise MessageTooLargeError(
-                f"one image has {images[0].nbytes} bytes, the server takes messages of {self._info.max_message_bytes}"
+                f"one image has {size} bytes, the server takes messages of {info.max_message_bytes}"
             )
-        most = min(_IMAGES, self._info.max_maps, fitting)
-        parts = [images[begin : begin + most] for begin in range(0, len(images), most)]
-        return NetAnswer.joined(self._side_by_side(self._answer_to_images, parts))
+        most = min(_IMAGES, info.max_maps, fitting)
+        chunks = [images[begin : begin + most] for begin in range(0, len(images), most)]
+        return NetAnswer.join(self._send_side_by_side(self._send_images, chunks))
 
-    def _answer_to_images(self, images: NDArray[np.uint8]) -> NetAnswer:
+    def _send_images(self, images: NDArray[np.uint8]) -> NetAnswer:
         return net_answer_of(self._call(self._classify_images, images_request_of(images)), count=len(images))
 
-    def _side_by_side(self, send: Callable[..., _Answer], *parts: Sequence[Any]) -> list[_Answer]:
-        if len(parts[0]) == 1:
-            return [send(*(part[0] for part in parts))]
-        return list(self._senders.map(send, *parts))
+    def _send_side_by_side(self, send: Callable[..., _Answer], *arguments: Sequence[Any]) -> list[_Answer]:
+        """Calls ``send`` with the first of each argument, with the second, and so on; returns the answers in order."""
+        if len(arguments[0]) == 1:
+            return [send(*(values[0] for values in arguments))]
+        return list(self._senders.map(send, *arguments))
 
-    def _classify_there(self, maps: AttentionMaps, declaration: Declaration) -> Classification:
-        """Sends the maps, a large tensor in parts side by side."""
-        sent = _as_tensor(maps)
+    def _send_maps(self, maps: AttentionMaps, declaration: Declaration) -> Classification:
+        """Sends the maps themselves, a large tensor in chunks side by side."""
+        tensor, info = _as_tensor(maps), self._info
         declared = declared_request(declaration, length=maps.length)
-        limit = self._info.max_message_bytes - declared.ByteSize() - _FRAME_BYTES
-        parts = list(parts_of(sent, limit=limit, most=self._info.max_maps))
-        split = any(part.leading[-1:] != sent.leading[-1:] for part in parts)
-        found = find_causal(sent, declaration) if split else None
-        begins = np.cumsum([0, *(len(part.values) for part in parts)])[:-1].tolist()
+        limit = info.max_message_bytes - declared.ByteSize() - _FRAME_BYTES
+        chunks = list(cut_into_chunks(tensor, limit=limit, most=info.max_maps))
+        # Causality is a layer's: the chunks of one layer, each alone, might find different answers.
+        apart = any(chunk.leading[-1:] != tensor.leading[-1:] for chunk in chunks)
+        causal = find_causal(tensor, declaration) if apart else None
+        begins = np.cumsum([0, *(len(chunk.values) for chunk in chunks)])[:-1].tolist()
 
-        def answered(part: AttentionMaps, begin: int) -> pb.ClassifyHeadsResponse:
-            causal = None if found is None else bool(found[begin])
-            response: pb.ClassifyHeadsResponse = self._call(
-                self._classify_heads, request_of(part, declared, causal=causal)
-            )
+        def send(chunk: AttentionMaps, begin: int) -> pb.ClassifyHeadsResponse:
+            request = request_of(chunk, declared, causal=None if causal is None else bool(causal[begin]))
+            response: pb.ClassifyHeadsResponse = self._call(self._classify_heads, request)
             return response
 
         try:
-            answers = self._side_by_side(answered, parts, begins)
+            answers = self._send_side_by_side(send, chunks, begins)
         except AttentionPatternsError as error:
-            raise _renamed(error, maps) from error
+            raise _rename_map(error, maps) from error
         return classification_of(answers, leading=maps.leading, length=maps.length)
 
     def _method(self, name: str, write: Callable[..., bytes], read: Callable[..., Any]) -> Callable[..., Any]:
@@ -223,28 +235,22 @@ class Client(Classifier):
         return method
 
     def _call(self, method: Callable[..., Any], request: object) -> Any:
-        with self._told():
-            return method(request, timeout=self._timeout, metadata=self._metadata)
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Raises what a failed call means."""
         try:
-            yield
+            return method(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise error_of_call(error, self.endpoint) from error
 
 
 def _as_tensor(maps: AttentionMaps) -> AttentionMaps:
-    """The maps as they travel: those of a list as layers of one head, since they have nothing to do with each other."""
+    """Returns the maps as they travel: those of a list as layers of one head, since they are independent."""
     if maps.names != ("map",):
         return maps
     return replace(maps, names=("layer", "head"), axes=(range(len(maps.values)), range(1)))
 
 
-def _renamed(error: AttentionPatternsError, maps: AttentionMaps) -> AttentionPatternsError:
-    """The error with the caller's name of the map where a list of maps was sent."""
+def _rename_map(error: AttentionPatternsError, maps: AttentionMaps) -> AttentionPatternsError:
+    """Returns the error with the caller's name of the map where a list of maps was sent."""
     if maps.names != ("map",):
         return error
-    message = re.sub(r"^attention\[layer (\d+), head 0\]", lambda found: maps.where(int(found[1])), str(error))
+    message = re.sub(r"^attention\[layer (\d+), head 0\]", lambda match: maps.where(int(match[1])), str(error))
     return type(error)(message)

@@ -6,8 +6,8 @@ from attention_patterns.attention_map import AttentionMaps, Declaration
 from attention_patterns.errors import RequestLimitError
 
 MIB = 1 << 20
-_MEASURES_BYTES = 32  # of a token group in the answer to a map, besides its name
-_MOST_MEASURES_BYTES = 16 * MIB  # in an answer: some 25 groups of each of the most maps
+_MEASURES_BYTES = 32  # of a token group's measures in the answer to a map, besides its name
+_MOST_MEASURES_BYTES = 16 * MIB  # per answer: some 25 groups for each of the most maps
 
 
 @dataclass(frozen=True)
@@ -15,13 +15,13 @@ class Limits:
     """The limits of a server.
 
     Attributes:
-        message_bytes: largest message taken.
-        maps: most maps in a request.
-        length: most tokens of a map, padding included.
-        calls: calls accepted and not yet answered; an open stream is one.
-        bytes: of messages received and not yet answered, all calls together.
-        seconds: longest that a request may take, where its own deadline is not earlier.
-        idle_seconds: longest that an open stream may stay silent.
+        message_bytes: Largest message taken.
+        maps: Most maps in a request.
+        length: Most tokens of a map, padding included.
+        calls: Most calls accepted and not yet answered; an open stream is one.
+        bytes: Most bytes of messages received and not yet answered, all calls together.
+        seconds: Longest time that a request may take, where its own deadline is not earlier.
+        idle_seconds: Longest time that an open stream may stay silent.
     """
 
     message_bytes: int = 72 * MIB
@@ -36,17 +36,17 @@ class Limits:
         """Refuses maps over the limits.
 
         Raises:
-            RequestLimitError: they are too many or too long.
+            RequestLimitError: There are too many maps, or they are too long.
         """
         self.check_count(len(maps.values))
         if maps.length > self.length:
             raise RequestLimitError(f"attention is of {maps.length} tokens, expected at most {self.length}")
 
     def check_answer(self, maps: AttentionMaps, declaration: Declaration) -> None:
-        """Refuses maps whose answer would be out of proportion: each of them names each token group that it measures.
+        """Refuses maps whose answer would be too large: it holds the measures and the name of each token group per map.
 
         Raises:
-            RequestLimitError: it would.
+            RequestLimitError: The answer would be too large.
         """
         size = len(maps.values) * sum(_MEASURES_BYTES + len(group.name.encode()) for group in declaration.groups)
         if size > _MOST_MEASURES_BYTES:
@@ -56,10 +56,10 @@ class Limits:
             )
 
     def check_count(self, count: int) -> None:
-        """Refuses that many maps or images in one request if they are over the limit.
+        """Refuses a number of maps or images in one request that is over the limit.
 
         Raises:
-            RequestLimitError: they are too many.
+            RequestLimitError: There are too many.
         """
         if count > self.maps:
             raise RequestLimitError(f"the request holds {count} maps, expected at most {self.maps}; send it in parts")

@@ -1,4 +1,4 @@
-"""All translation between messages and the library's types, in pairs: one writes what the other reads."""
+"""The translation between messages and the library's types, in pairs: one writes what the other reads."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from attention_patterns.errors import (
 from attention_patterns.patterns import PATTERN_NAMES, PATTERNS
 from attention_patterns.rendering import CHANNELS, RENDERING_VERSION
 from attention_patterns.special_tokens import is_special
-from attention_patterns_service.contract.chunks import picked
+from attention_patterns_service.contract.chunks import select_maps
 from attention_patterns_service.contract.errors import Failure
 from attention_patterns_service.contract.measure_messages import (
     flat,
@@ -75,10 +75,10 @@ _NUMBER_OF = {str(pattern): number for number, pattern in _PATTERN_OF.items()}
 
 
 def declared_request(declaration: Declaration, *, length: int) -> pb.ClassifyHeadsRequest:
-    """A request for maps of ``length`` tokens that holds all but the maps.
+    """Returns a request for maps of ``length`` tokens that holds all but the maps.
 
     Raises:
-        InvalidDeclarationError: a name is not Unicode, which a message cannot hold.
+        InvalidDeclarationError: A name is not Unicode, which a message cannot hold.
     """
     kept, tokens, segments = declaration.kept, declaration.tokens or (), declaration.segments
     padded = len(kept) < length
@@ -100,9 +100,12 @@ def declared_request(declaration: Declaration, *, length: int) -> pb.ClassifyHea
 def request_of(
     maps: AttentionMaps, declared: pb.ClassifyHeadsRequest, *, causal: bool | None = None
 ) -> Parcel[pb.ClassifyHeadsRequest]:
-    """The request to classify ``maps``, made of ``declared``.
+    """Returns the request to classify ``maps``.
 
-    ``causal`` is what was found of these maps where a layer is split, so that its parts do not each find their own.
+    Args:
+        maps: A tensor or a chunk of it.
+        declared: Request that holds the declarations.
+        causal: Whether the maps are causal, where a layer is cut into chunks that must not each find their own answer.
     """
     firsts = {name: axis[0] for name, axis in zip(maps.names, maps.axes, strict=True)}
     message = pb.ClassifyHeadsRequest()
@@ -117,29 +120,32 @@ def request_of(
 
 
 def maps_of(parcel: Parcel[pb.ClassifyHeadsRequest]) -> AttentionMaps:
-    """The maps that a request asks to classify, on the memory of its payload unless layers or heads are selected.
+    """Returns the maps of a request, on the memory of its payload unless layers or heads are selected.
 
     Raises:
-        ShapeError, DataTypeError: the tensor is damaged or not self-attention.
-        SelectionError: a layer or head is not there, or named twice.
-        InvalidDeclarationError: an index does not fit into 32 bits.
-        RequestIdError: the request id is too long.
+        ShapeError: The tensor is damaged or not self-attention.
+        DataTypeError: The tensor is not of a type that is read.
+        SelectionError: A selected layer or head is not in the tensor, or named twice.
+        InvalidDeclarationError: An index does not fit into 32 bits.
+        RequestIdError: The request id is too long.
     """
     request = parcel.message
     check_request_id(request.request_id)
-    data = request.attention.data or parcel.payload or b""  # the last of several counts, and the message holds it
+    data = (
+        request.attention.data or parcel.payload or b""
+    )  # of several payloads the last counts, which is in the message
     maps = _read_tensor(request.attention, data, first_layer=request.first_layer, first_head=request.first_head)
     for name, axis in zip(maps.names, maps.axes, strict=True):
         if axis[-1] >= _UINT32_END:
             raise InvalidDeclarationError(f"the last {name} has index {axis[-1]}, expected less than {_UINT32_END}")
-    return _selected(maps, {"layer": list(request.layers), "head": list(request.heads)})
+    return _select(maps, {"layer": list(request.layers), "head": list(request.heads)})
 
 
 def check_request_id(request_id: str) -> None:
     """Refuses a request id that is too long.
 
     Raises:
-        RequestIdError: it is.
+        RequestIdError: The id has more than 256 characters.
     """
     if len(request_id) > LONGEST_REQUEST_ID:
         raise RequestIdError(f"request_id has {len(request_id)} characters, expected at most {LONGEST_REQUEST_ID}")
@@ -150,7 +156,7 @@ def _read_tensor(tensor: pb.Tensor, data: memoryview | bytes, *, first_layer: in
         expected = ", ".join(pb.DataType.Name(number) for number in _STORED)
         raise DataTypeError(f"attention.data_type is {tensor.data_type}, expected one of {expected}")
     (stored, dtype), shape = _STORED[tensor.data_type], list(tensor.shape)
-    if len(shape) > MOST_AXES:  # of which only to name the product takes for ever
+    if len(shape) > MOST_AXES:  # the product of many sizes is a number too long to print
         raise ShapeError(f"attention has {len(shape)} axes, expected [L, L], [heads, L, L] or [layers, heads, L, L]")
     size = math.prod(shape) * dtype.itemsize
     if size == 0 or size != len(data):
@@ -162,23 +168,23 @@ def _read_tensor(tensor: pb.Tensor, data: memoryview | bytes, *, first_layer: in
     return read_attention(array, stored, first_layer=first_layer, first_head=first_head)
 
 
-def _selected(maps: AttentionMaps, wanted: Mapping[str, list[int]]) -> AttentionMaps:
+def _select(maps: AttentionMaps, selection: Mapping[str, list[int]]) -> AttentionMaps:
     axes = dict(zip(maps.names, maps.axes, strict=True))
-    for name, indices in wanted.items():
-        there = axes.get(name, ())
-        if len(set(indices)) < len(indices) or not set(indices) <= set(there):
-            expected = f"{there[0]} to {there[-1]}, each once" if there else f"none: the tensor has no {name} axis"
+    for name, indices in selection.items():
+        axis = axes.get(name, ())
+        if len(set(indices)) < len(indices) or not set(indices) <= set(axis):
+            expected = f"{axis[0]} to {axis[-1]}, each once" if axis else f"none: the tensor has no {name} axis"
             raise SelectionError(f"{name}s {indices!r:.80} are selected, expected {expected}")
-    if not any(wanted.values()):
+    if not any(selection.values()):
         return maps
-    return picked(maps, *([i - axis[0] for i in wanted[name]] or slice(None) for name, axis in axes.items()))
+    return select_maps(maps, *([i - axis[0] for i in selection[name]] or slice(None) for name, axis in axes.items()))
 
 
 def declaration_of(request: pb.ClassifyHeadsRequest, length: int) -> Declaration:
-    """What a request declares of its maps of ``length`` tokens.
+    """Returns the declaration that a request makes of its maps of ``length`` tokens.
 
     Raises:
-        InvalidDeclarationError: a declaration does not fit the maps or another declaration.
+        InvalidDeclarationError: A declaration does not fit the maps or another declaration.
     """
     groups = {group.name: list(group.positions) for group in request.token_groups}
     if len(groups) < len(request.token_groups):
@@ -199,7 +205,7 @@ def declaration_of(request: pb.ClassifyHeadsRequest, length: int) -> Declaration
 
 
 def _segments_of(request: pb.ClassifyHeadsRequest, length: int) -> NDArray[np.int64] | None:
-    """The segment of each token: the library, which takes lengths and ids in one argument, would have to guess."""
+    """Returns the segment of each token; the library takes lengths and ids in one argument and would have to guess."""
     lengths, ids = list(request.segment_lengths), list(request.segment_ids)
     kept = min(request.valid_length or sum(request.mask) or length, length)
     if lengths and ids:
@@ -218,7 +224,7 @@ def _segments_of(request: pb.ClassifyHeadsRequest, length: int) -> NDArray[np.in
 def response_of(
     result: Classification, *, maps: AttentionMaps, bundle: ModelBundle, request_id: str
 ) -> pb.ClassifyHeadsResponse:
-    """The answer that holds ``result`` of ``maps``."""
+    """Returns the answer that holds ``result``, the classification of ``maps``."""
     groups = result.attention_to
     columns = {
         **dict(zip(maps.names, zip(*product(*maps.axes), strict=True), strict=False)),  # a lone map has no axes
@@ -246,20 +252,20 @@ def response_of(
 def classification_of(
     responses: Sequence[pb.ClassifyHeadsResponse], *, leading: tuple[int, ...], length: int
 ) -> Classification:
-    """The result that the answers to all parts of a tensor hold.
+    """Returns the classification that the answers to all chunks of a tensor hold.
 
     Args:
-        responses: in the order of the parts, at least one.
-        leading: the axes of the tensor before the last two.
-        length: tokens, padding included.
+        responses: Answers in the order of the chunks, at least one.
+        leading: Sizes of the axes of the tensor before the last two.
+        length: Number of tokens, padding included.
 
     Raises:
-        ModelReplacedError: the answers are of different models.
-        ServerError: the answers are not those to this tensor.
+        ModelReplacedError: The answers are of different models.
+        ServerError: The answers are not those to this tensor.
     """
     first, heads = responses[0], [head for response in responses for head in response.heads]
     if any(response.model_sha256 != first.model_sha256 for response in responses):
-        raise ModelReplacedError("some parts were read by a model, others by its successor")
+        raise ModelReplacedError("some chunks were read by one model, others by its successor")
     if len(heads) != math.prod(leading):
         raise ServerError(f"the server answered for {len(heads)} heads, expected {math.prod(leading)}")
     return Classification(
@@ -286,7 +292,7 @@ def classification_of(
 def stream_response_of(
     request: pb.ClassifyHeadsRequest, outcome: bytes | Failure
 ) -> Parcel[pb.StreamClassifyHeadsResponse]:
-    """The answer of a stream to one request; ``outcome`` is its answer as it travels, or why there is none."""
+    """Returns the answer of a stream to a request; ``outcome`` is the answer proper as it travels, or the failure."""
     answer = pb.StreamClassifyHeadsResponse(
         request_id=request.request_id[:LONGEST_REQUEST_ID],
         first_layer=request.first_layer,
@@ -300,19 +306,19 @@ def stream_response_of(
 
 
 def images_request_of(images: NDArray[np.uint8]) -> Parcel[pb.ClassifyImagesRequest]:
-    """The request to classify images uint8 [n, 3, size, size]."""
+    """Returns the request to classify images uint8 [n, 3, size, size]."""
     message = pb.ClassifyImagesRequest(rendering_version=RENDERING_VERSION, image_size=images.shape[-1])
     return Parcel(message, images.data.cast("B"))
 
 
 def images_of(parcel: Parcel[pb.ClassifyImagesRequest], *, image_size: int) -> NDArray[np.uint8]:
-    """The images uint8 [n, 3, size, size] of a request, on the memory of its payload.
+    """Returns the images uint8 [n, 3, size, size] of a request, on the memory of its payload.
 
     Raises:
-        ModelReplacedError: they are not of the size that this model reads.
-        VersionError: they are of another rendering.
-        ShapeError: there are none, or parts of one.
-        RequestIdError: the request id is too long.
+        ModelReplacedError: The images are not of the size that this model reads.
+        VersionError: The images are of another rendering.
+        ShapeError: There is no image, or an incomplete one.
+        RequestIdError: The request id is too long.
     """
     request = parcel.message
     check_request_id(request.request_id)
@@ -329,7 +335,7 @@ def images_of(parcel: Parcel[pb.ClassifyImagesRequest], *, image_size: int) -> N
 
 
 def images_response_of(answer: NetAnswer, *, bundle: ModelBundle, request_id: str) -> pb.ClassifyImagesResponse:
-    """The answer that holds what the net said."""
+    """Returns the answer that holds the answer of the net."""
     return pb.ClassifyImagesResponse(
         request_id=request_id,
         model_name=bundle.name,
@@ -341,10 +347,10 @@ def images_response_of(answer: NetAnswer, *, bundle: ModelBundle, request_id: st
 
 
 def net_answer_of(response: pb.ClassifyImagesResponse, *, count: int) -> NetAnswer:
-    """What a server's net said of ``count`` images.
+    """Returns the answer of a server's net to ``count`` images.
 
     Raises:
-        ServerError: the answer is not that to these images.
+        ServerError: The answer is not that to these images.
     """
     values = np.array(response.probabilities, np.float32)
     if len(values) != count * len(PATTERNS):

@@ -1,7 +1,7 @@
-"""The error classes of ``classifier.errors`` on the wire, and back.
+"""The error classes of ``attention_patterns.errors`` on the wire, and back.
 
 A failure travels as ``google.rpc.Status`` with ``ErrorInfo`` (AIP-193) or, in a stream, as ``StreamError``; its reason
-names the class, so that what is raised at the server is raised at the client, with the same message.
+names the class, so that an error of the server is raised at the client too, with the same message.
 """
 
 import logging
@@ -28,11 +28,11 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True)
 class Meaning:
-    """What an error class is on the wire.
+    """The form of an error class on the wire.
 
     Attributes:
-        code: the gRPC status.
-        reason: ``ErrorInfo.reason``, unique to the class.
+        code: Code of the gRPC status.
+        reason: Reason in ``ErrorInfo``, unique to the class.
     """
 
     code: grpc.StatusCode
@@ -81,7 +81,7 @@ _CLASSES = {meaning.reason: kind for kind, meaning in MEANINGS.items()}
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a call failed, ready for the wire."""
+    """The failure of a call, ready for the wire."""
 
     code: grpc.StatusCode
     reason: str
@@ -89,20 +89,20 @@ class Failure:
 
 
 def attempt(call: Callable[[], _Answer]) -> _Answer | Failure:
-    """Calls; an error becomes the failure to answer with. What nobody foresaw is logged and not told."""
+    """Returns the result of ``call`` or, for an error, the failure to answer with; an unforeseen error is logged."""
     try:
         return call()
     except errors.AttentionPatternsError as error:
         meaning = MEANINGS[type(error)]
         message = str(error).encode(errors="replace")[:LONGEST_MESSAGE].decode(errors="ignore")
         return Failure(meaning.code, meaning.reason, message)
-    except Exception:
+    except Exception:  # whatever the answer took: the caller gets fixed text
         logger.exception("unforeseen error")
         return Failure(grpc.StatusCode.INTERNAL, INTERNAL_REASON, INTERNAL_MESSAGE)
 
 
 def status_of(failure: Failure) -> grpc.Status:
-    """The failure as the status to abort a call with."""
+    """Returns the failure as the status to abort a call with."""
     info = AnyMessage()
     info.Pack(ErrorInfo(domain=DOMAIN, reason=failure.reason))
     code: int = failure.code.value[0]
@@ -111,21 +111,21 @@ def status_of(failure: Failure) -> grpc.Status:
 
 
 def error_of(reason: str, message: str, endpoint: str) -> errors.AttentionPatternsError:
-    """The error that a server raised; one that this version does not know is a ServerError."""
+    """Returns the error that a server raised; an error that this version does not know becomes a ServerError."""
     kind = _CLASSES.get(reason)
     return kind(message) if kind else errors.ServerError(f"server {endpoint} failed: {message}")
 
 
 def error_of_call(error: grpc.RpcError, endpoint: str) -> errors.AttentionPatternsError:
-    """The error behind a failed call: the server's own, or one of the way there, which names the endpoint."""
+    """Returns the error behind a failed call: the server's own, or one of the way there, which names the endpoint."""
     call = error if isinstance(error, grpc.Call) else None
     code = call.code() if call else grpc.StatusCode.UNKNOWN
     details = (call.details() if call else None) or str(error)
     status: Status | None = rpc_status.from_call(call) if call else None
-    told = ErrorInfo()
+    info = ErrorInfo()
     for detail in status.details if status else ():
-        if detail.Unpack(told) and told.domain == DOMAIN:
-            return error_of(told.reason, details, endpoint)
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            return error_of(info.reason, details, endpoint)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return errors.MessageTooLargeError(f"server {endpoint} refused a message: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -16,7 +16,7 @@ _Message = TypeVar("_Message", bound=Message)
 def write_evidence(evidence: Evidence, length: int) -> list[pb.Evidence]:
     """Returns the message of each map of ``length`` tokens, padding included.
 
-    A measure of each token travels as the positions where it holds; one that a map does not have is left out.
+    A measure per token travels as the positions where it holds; a measure that a map does not have is left out.
     """
     columns: dict[str, list[Any]] = {}
     for name, measure in EVIDENCE.items():
@@ -71,7 +71,7 @@ def flat(values: NDArray[Any]) -> list[Any]:
 
 
 def write_rows(kind: Callable[..., _Message], columns: Mapping[str, Sequence[Any]]) -> list[_Message]:
-    """Returns one message for each entry of the columns, which are named like its fields."""
+    """Returns one message per entry of the columns, which are named like its fields."""
     return [kind(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""What a server tells of itself: its model, and the limits of requests."""
+"""The description of a server: its model, and the limits of requests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ class ModelInfo:
     """The model behind a server.
 
     Attributes:
-        name: its name.
-        version: its version, semantic.
-        sha256: of the ONNX file, hexadecimal.
-        classes: the patterns in the order of probabilities.
-        image_size: pixels a side of the images it reads.
-        rendering_version: of the rendering it reads.
-        dataset_sha256: of the labels it was trained on, hexadecimal.
-        metrics: figure -> value, as measured when it was exported.
-        uncertain_below: answers of a lower probability are uncertain, 0 to 1.
-        contract_version: of the contract that the server speaks.
-        max_message_bytes: the largest message the server takes.
-        max_maps: most maps in a request.
-        max_length: most tokens of a map, padding included.
+        name: Name of the model.
+        version: Version of the model, semantic.
+        sha256: SHA-256 of the ONNX file, hexadecimal.
+        classes: Patterns in the order of probabilities.
+        image_size: Pixels per side of the images that the model reads.
+        rendering_version: Version of the rendering that the model reads.
+        dataset_sha256: SHA-256 of the labels that the model was trained on, hexadecimal.
+        metrics: Figure -> value, as measured when the model was exported.
+        uncertain_below: Probability below which an answer is uncertain, 0 to 1.
+        contract_version: Version of the contract that the server speaks.
+        max_message_bytes: Largest message that the server takes.
+        max_maps: Most maps in a request.
+        max_length: Most tokens of a map, padding included.
     """
 
     name: str
@@ -53,7 +53,7 @@ _OF_SERVER = ("contract_version", "max_message_bytes", "max_maps", "max_length")
 
 
 def model_response_of(bundle: ModelBundle, limits: Limits) -> pb.GetModelResponse:
-    """The description of a server of the model in ``bundle``."""
+    """Returns the description of a server of the model in ``bundle``."""
     return pb.GetModelResponse(
         **{name: getattr(bundle, name) for name in _OF_BUNDLE},
         classes=[pb.Pattern.Name(number) for number in _PATTERN_OF],
@@ -66,7 +66,7 @@ def model_response_of(bundle: ModelBundle, limits: Limits) -> pb.GetModelRespons
 
 
 def model_info_of(response: pb.GetModelResponse) -> ModelInfo:
-    """The model that a server described."""
+    """Returns the model that a server described."""
     return ModelInfo(
         **{name: getattr(response, name) for name in (*_OF_BUNDLE, *_OF_SERVER)},
         classes=tuple(_PATTERN_OF[number] for number in response.classes),

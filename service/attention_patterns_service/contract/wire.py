@@ -2,7 +2,7 @@
 
 Generated protobuf code copies a bytes field when a message is made, when it is serialised, when it is parsed and at
 each access. Here a message goes without its payload, which is joined to it once when it is sent and stays where it
-arrived when it is received. What travels is plain protobuf.
+arrived when it is received. The bytes on the wire are plain protobuf.
 """
 
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-DECLARATIONS = 4 << 20  # bytes that a request may have besides its payload
+DECLARATIONS = 4 << 20  # most bytes of a request besides its payload
 _Message = TypeVar("_Message", bound=Message)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _LONGEST_TAG = 5  # bytes
-_FIELDS = 10_000  # of a message that are looked at in search of one
-_MOST_FLAT = 8  # fields of a kind that are
-_FIXED = {_FIXED64: 8, _FIXED32: 4}  # sizes
+_FIELDS = 10_000  # most fields of a message that are searched
+_MOST_FLAT = 8  # most fields of one number that count as flat
+_FIXED = {_FIXED64: 8, _FIXED32: 4}  # sizes in bytes
 
 
 @dataclass(frozen=True)
 class Parcel(Generic[_Message]):
-    """A message, and the bytes field that stands beside it; None where the message has none or holds it itself."""
+    """A message and the bytes field beside it, which is None where the message has none or holds it itself."""
 
     message: _Message
     payload: memoryview | bytes | None
@@ -29,13 +29,13 @@ class Parcel(Generic[_Message]):
 
 @dataclass(frozen=True)
 class Route(Generic[_Message]):
-    """Where a kind of message keeps its payload.
+    """The way to the payload in messages of one kind.
 
     Attributes:
-        kind: of message.
-        path: the numbers of the fields on the way, the last a bytes field.
-        rest: bytes besides the payload, at most: parsed, small fields take up to 60 times their bytes.
-        flat: the ways to other fields that take no more than their bytes, and do not count as rest.
+        kind: Class of the messages.
+        path: Numbers of the fields on the way, the last a bytes field.
+        rest: Most bytes besides the payload: parsed, small fields take up to 60 times their bytes.
+        flat: Paths to other fields, which take no more than their bytes once parsed and do not count as rest.
     """
 
     kind: type[_Message]
@@ -44,61 +44,61 @@ class Route(Generic[_Message]):
     flat: tuple[tuple[int, ...], ...] = ()
 
     def write(self, parcel: Parcel[_Message]) -> bytes:
-        """The message with its payload, as it travels."""
+        """Returns the message with its payload, as it travels."""
         rest = parcel.message.SerializeToString()
         if parcel.payload is None:
             return rest
-        return b"".join(_with_payload(memoryview(rest), self.path, parcel.payload))
+        return b"".join(_insert_payload(memoryview(rest), self.path, parcel.payload))
 
     def read(self, data: bytes) -> Parcel[_Message]:
-        """The message, and its payload as a view of ``data``.
+        """Returns the message, and its payload as a view of ``data``.
 
         Raises:
-            DecodeError: ``data`` is not such a message.
+            DecodeError: ``data`` is not a message of this kind, or has too many bytes besides its payload.
         """
-        rest, payload = _without_payload(memoryview(data), self.path)
+        rest, payload = _take_payload_out(memoryview(data), self.path)
         if payload is None:
             rest = data
         if len(rest) > self.rest:
-            size = len(rest) - sum(_weight(memoryview(rest), path) for path in self.flat)
+            size = len(rest) - sum(_measure_fields(memoryview(rest), path) for path in self.flat)
             if size > self.rest:
                 raise DecodeError(f"it has {size} bytes besides its payload, expected at most {self.rest}")
         return Parcel(self.kind.FromString(rest), payload)
 
 
-def _with_payload(rest: memoryview, path: tuple[int, ...], payload: memoryview | bytes) -> list[memoryview | bytes]:
+def _insert_payload(rest: memoryview, path: tuple[int, ...], payload: memoryview | bytes) -> list[memoryview | bytes]:
     if len(path) == 1:
-        return [_head(path[0], len(payload)), payload, rest]
+        return [_write_head(path[0], len(payload)), payload, rest]
     before, inner, after = _split(rest, path[0]) or (rest, rest[:0], rest[:0])
-    pieces = _with_payload(inner, path[1:], payload)
-    return [_head(path[0], sum(map(len, pieces))), *pieces, before, after]  # in front, where it is found soonest
+    pieces = _insert_payload(inner, path[1:], payload)
+    return [_write_head(path[0], sum(map(len, pieces))), *pieces, before, after]  # in front: met first by a reader
 
 
-def _without_payload(data: memoryview, path: tuple[int, ...]) -> tuple[bytes, memoryview | None]:
+def _take_payload_out(data: memoryview, path: tuple[int, ...]) -> tuple[bytes, memoryview | None]:
     split = _split(data, path[0])
     if split is None:
         return b"", None
     before, inner, after = split
     if len(path) == 1:
         return b"".join((before, after)), inner
-    rest, payload = _without_payload(inner, path[1:])
-    return b"".join((before, _head(path[0], len(rest)), rest, after)), payload
+    rest, payload = _take_payload_out(inner, path[1:])
+    return b"".join((before, _write_head(path[0], len(rest)), rest, after)), payload
 
 
-def _weight(data: memoryview, path: tuple[int, ...]) -> int:
-    """Bytes of the fields at the end of that way."""
-    weight = 0
+def _measure_fields(data: memoryview, path: tuple[int, ...]) -> int:
+    """Returns the number of bytes of the fields at the end of ``path``."""
+    size = 0
     for _ in range(_MOST_FLAT):
         split = _split(data, path[0])
         if split is None:
             break
         _, inner, data = split
-        weight += _weight(inner, path[1:]) if path[1:] else len(inner)
-    return weight
+        size += _measure_fields(inner, path[1:]) if path[1:] else len(inner)
+    return size
 
 
-def _split(data: memoryview, wanted: int) -> tuple[memoryview, memoryview, memoryview] | None:
-    """What stands before, in and after the first field of that number; None where there is none or it is unreadable."""
+def _split(data: memoryview, number: int) -> tuple[memoryview, memoryview, memoryview] | None:
+    """Returns the bytes before, in and after the first field of a number; None where it is missing or unreadable."""
     begin = 0
     try:
         for _ in range(_FIELDS):
@@ -113,7 +113,7 @@ def _split(data: memoryview, wanted: int) -> tuple[memoryview, memoryview, memor
                 end = first + size
                 if end > len(data):
                     return None
-                if tag >> 3 == wanted:
+                if tag >> 3 == number:
                     return data[:begin], data[first:end], data[end:]
             elif kind == _VARINT:
                 end = _read_varint(data, end)[1]
@@ -122,13 +122,13 @@ def _split(data: memoryview, wanted: int) -> tuple[memoryview, memoryview, memor
             else:
                 return None
             begin = end
-    except IndexError:  # it ends within a varint
+    except IndexError:  # the data end within a varint
         pass
     return None
 
 
 def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
-    """The number that starts there, and where the next thing starts."""
+    """Returns the number that starts at ``position``, and the position after it."""
     value = shift = 0
     while True:
         byte = data[position]
@@ -141,12 +141,12 @@ def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
             raise IndexError("a varint has more than 10 bytes")
 
 
-def _head(number: int, size: int) -> bytes:
-    """The tag and size that stand before a bytes field or submessage."""
-    return _varint(number << 3 | _BYTES) + _varint(size)
+def _write_head(number: int, size: int) -> bytes:
+    """Returns the tag and size that stand before a bytes field or a message in a message."""
+    return _write_varint(number << 3 | _BYTES) + _write_varint(size)
 
 
-def _varint(value: int) -> bytes:
+def _write_varint(value: int) -> bytes:
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
