@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from contextlib import suppress
 from pathlib import Path
 
@@ -109,6 +110,12 @@ def test_make_targets_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {name for page in PAGES for name in re.findall(r"\bmake ([a-z-]+)\b(?=`|  |\n)", page.read_text())}
     assert {"run", "test", "check", "train", "bench"} <= named <= targets
+
+
+def test_every_extra_is_in_the_table():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| ((?:`\[\w+\]`(?:, )?)+) \|", README, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"\w+", row)} == set(extras)
 
 
 def test_tables_are_those_that_were_kept():
