@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from typer.testing import CliRunner
 
 from attention_patterns import PatternClassifier
 from attention_patterns.bundle import BUNDLED
@@ -24,6 +25,7 @@ from attention_patterns.patterns import PATTERNS
 from attention_patterns.rendering import render
 from attention_patterns.sample import load_sample
 from attention_patterns_service import AttentionServer, Limits
+from attention_patterns_service.command.cli import app
 from attention_patterns_service.command.triton import export
 from attention_patterns_service.pb.inference import open_inference_pb2 as pb
 from attention_patterns_service.pb.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
@@ -526,21 +528,22 @@ def test_the_exported_net_answers_as_the_classifier_does(classifier, tmp_path):
 
 
 def exported(*arguments):
-    command = [sys.executable, "-m", "attention_patterns_service.command.triton", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    """What ``attention-serve triton`` does with these arguments."""
+    return CliRunner().invoke(app, ["triton", *map(str, arguments)])
 
 
 def test_only_an_export_is_replaced(tmp_path):
     assert exported(tmp_path).stdout == f"{tmp_path / NET}\n"
     (tmp_path / NET / "labels.txt").write_text("old")
-    assert exported(tmp_path, "--model-dir", BUNDLED).returncode == 0
+    assert exported(tmp_path, "--model-dir", BUNDLED).exit_code == 0
     assert (tmp_path / NET / "labels.txt").read_text() != "old"
     (tmp_path / NET / "2").mkdir()
     (tmp_path / NET / "2" / "model.onnx").write_text("another")
     done = exported(tmp_path)
-    assert (done.returncode, done.stderr) == (
+    assert (done.exit_code, done.stderr) == (
         1,
-        f"attention-serve triton: {tmp_path / NET} is not an exported model, and stays as it is\n",
+        f"attention-serve triton: {tmp_path / NET} exists and is not an exported model; move it away or choose "
+        "another FOLDER\n",
     )
     assert (tmp_path / NET / "2" / "model.onnx").read_text() == "another"
     assert [path.name for path in tmp_path.iterdir()] == [NET]
@@ -548,5 +551,5 @@ def test_only_an_export_is_replaced(tmp_path):
 
 def test_a_bundle_that_is_not_there_is_named(tmp_path):
     done = exported(tmp_path, "--model-dir", tmp_path)
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert done.stderr.startswith(f"attention-serve triton: model bundle {tmp_path} cannot be read")

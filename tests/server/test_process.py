@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ from attention_patterns_service import Client
 from tests.helpers.drawn_maps import random_maps
 from tests.helpers.equality import assert_equal
 
+ATTENTION_SERVE = Path(sys.executable).with_name("attention-serve")
 MAPS = random_maps(3, 12, 64, 64)
 
 
@@ -29,32 +31,47 @@ def free_port():
         return holder.getsockname()[1]
 
 
+def run(*arguments, **options):
+    """Runs ``attention-serve`` to its end."""
+    command = [ATTENTION_SERVE, *map(str, arguments)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, **options)
+
+
 @contextmanager
-def serving(*options, environment=None):
-    """A server process and its endpoint; ended by SIGTERM, with exit code 0."""
-    command = [sys.executable, "-m", "attention_patterns_service.command.cli", *options]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"ATTENTION_SERVE_PORT": "0"} | (environment or {}),
-    )
-    with process:
+def process_of(*options, environment=None, folder=None):
+    """A server process and its endpoint, that of the first line it prints."""
+    command = [ATTENTION_SERVE, *map(str, options)]
+    variables = os.environ | {"ATTENTION_SERVE_PORT": "0"} | (environment or {})
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=variables, cwd=folder, **pipes) as process:
         try:
             yield process, process.stdout.readline().split()[-1]
         finally:
             process.terminate()
             process.wait(60)
+
+
+@contextmanager
+def serving(*options, **settings):
+    """A server process and its endpoint; ended by SIGTERM, with exit code 0."""
+    with process_of(*options, **settings) as (process, endpoint):
+        yield process, endpoint
     assert process.returncode == 0
 
 
-def until(what, seconds=30):
+def workers_of(process):
+    """The process ids of a server's workers."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return set(map(int, children.read_text().split()))
+
+
+def until(condition, seconds=300):
+    """The first true value of ``condition``."""
     end = time.monotonic() + seconds
-    while not (found := what()):
+    while not (value := condition()):
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
-    return found
+    return value
 
 
 def copy_of_bundle(folder, **changes):
@@ -66,7 +83,7 @@ def copy_of_bundle(folder, **changes):
 def test_a_bundle_is_replaced_while_it_serves_and_a_broken_one_is_not(tmp_path, classifier):
     bundle = tmp_path / "bundle"
     copy_of_bundle(bundle)
-    with serving("--model-dir", str(bundle)) as (process, endpoint), Client(endpoint) as client:
+    with serving("--model-dir", bundle) as (process, endpoint), Client(endpoint) as client:
         expected = classifier.classify(MAPS)
         assert_equal(client.classify(MAPS), expected)
         copy_of_bundle(tmp_path / "next", version="9.9.9")
@@ -76,7 +93,7 @@ def test_a_bundle_is_replaced_while_it_serves_and_a_broken_one_is_not(tmp_path, 
         assert client.classify(MAPS).model == "attention-patterns-cnn 9.9.9"
         (bundle / "bundle.json").write_text("{")
         process.send_signal(signal.SIGHUP)
-        line = until(lambda: next((one for one in process.stderr if "model refused" in one), None))
+        line = until(lambda: next((line for line in process.stderr if "model refused" in line), None))
         assert "cannot be read" in json.loads(line)["error"]
         assert client.classify(MAPS).model == "attention-patterns-cnn 9.9.9"
 
@@ -85,11 +102,10 @@ def test_tokens_are_read_again(tmp_path):
     tokens = tmp_path / "tokens.json"
 
     def new(name):
-        command = [sys.executable, "-m", "attention_patterns_service.server.access", str(tokens), name]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        return run("token", "add", name, "--tokens", tokens).stdout.strip()
 
     first = new("first")
-    with serving("--tokens", str(tokens), "--log-level", "error") as (process, endpoint):
+    with serving("--tokens", tokens, "--log-level", "error") as (process, endpoint):
         with Client(endpoint, token=first) as client:
             client.model()
         second = new("second")
@@ -111,35 +127,82 @@ def test_tokens_are_read_again(tmp_path):
 
 def test_workers_share_a_port_and_one_that_is_killed_is_replaced():
     with serving("--workers=2", f"--metrics-port={(port := free_port())}") as (process, endpoint):
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-
-        def workers():
-            return set(map(int, children.read_text().split()))
 
         def classify():
             with Client(endpoint) as client:
                 return client.classify(MAPS)
 
-        expected, first = classify(), workers()
+        expected, first = classify(), workers_of(process)
         assert len(first) == 2
         os.kill(min(first), signal.SIGKILL)
-        until(lambda: len(workers() - first) == 1)
+        until(lambda: len(workers_of(process) - first) == 1)
         for _ in range(8):
             assert_equal(classify(), expected)
         with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
             assert 'attention_requests_total{code="OK",method="ClassifyImages"}' in page.read().decode()
 
 
-def test_a_worker_that_cannot_start_is_told_of(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "attention_patterns_service.command.cli",
-        "--workers=2",
-        "--port=0",
-        f"--model-dir={tmp_path}",
-    ]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+def test_a_worker_that_keeps_dying_ends_the_server_with_a_message(tmp_path):
+    """After the first kill no new worker can start: the bundle is gone."""
+    bundle = tmp_path / "bundle"
+    copy_of_bundle(bundle)
+    with process_of("--workers=2", "--model-dir", bundle, "--max-deaths=3") as (process, endpoint):
+        (bundle / "bundle.json").unlink()
+        staying, killed = workers_of(process)
+        os.kill(killed, signal.SIGKILL)
+        with Client(endpoint) as client:
+            assert client.model().version  # the other worker serves on
+        assert process.wait(300) == 1
+        logged = process.stderr.read()
+    assert '"exit_code": -9' in logged
+    assert re.search(
+        r"^attention-serve: workers died 3 times within 60 s, worker \d+ last, exit code 1; mend what the log reports, "
+        "or raise --max-deaths$",
+        logged,
+        re.MULTILINE,
+    )
+    assert f"model bundle {bundle} cannot be read" in logged
+    assert not Path(f"/proc/{staying}").exists()
+
+
+def with_code_in_workers(folder, statement):
+    """The environment of a Python that runs ``statement`` at the start of each worker, and of no other process."""
+    code = f"import os, time\nif 'ATTENTION_SERVE_HANDSHAKE' in os.environ:\n    {statement}\n"
+    (folder / "sitecustomize.py").write_text(code)
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path}
+
+
+def test_a_worker_is_not_believed_for_what_is_printed(tmp_path):
+    """It prints what a server would, and ends without a handshake: the server has not started."""
+    line = "serving attention-patterns 0.1.0 on 127.0.0.1:1"
+    environment = with_code_in_workers(tmp_path, f"print({line!r}, flush=True); os._exit(3)")
+    done = run("--workers=2", "--port=0", env=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.search(r"^attention-serve: worker \d+ did not start, exit code 3$", done.stderr, re.MULTILINE)
+
+
+def test_a_worker_that_does_not_know_its_nonce_is_refused(tmp_path):
+    """It writes into the right pipe, another nonce, and stays: the server ends it."""
+    pipe = "int(os.environ['ATTENTION_SERVE_HANDSHAKE'].split(':')[0])"
+    environment = with_code_in_workers(tmp_path, rf"os.write({pipe}, b'0' * 32 + b' 50051\n'); time.sleep(600)")
+    done = run("--workers=2", "--port=0", env=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the message on the pipe is not the one that the worker was given" in done.stderr
+    assert re.search(r"^attention-serve: worker \d+ did not start, killed by SIGKILL$", done.stderr, re.MULTILINE)
+
+
+def test_no_code_is_taken_from_the_current_folder(tmp_path):
+    """Files named as what a worker imports lie where the server is started."""
+    names = "attention_patterns attention_patterns_service classifier grpc numpy service signal token training typer"
+    for name in names.split():
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the current folder was imported')\n")
+    with serving("--workers=2", folder=tmp_path) as (_, endpoint), Client(endpoint) as client:
+        assert client.model().version
+
+
+def test_a_worker_that_cannot_start_is_reported(tmp_path):
+    done = run("--workers=2", "--port=0", f"--model-dir={tmp_path}")
     assert done.returncode == 1
     assert f"attention-serve: model bundle {tmp_path} cannot be read" in done.stderr
     assert "did not start, exit code 1" in done.stderr
@@ -147,19 +210,19 @@ def test_a_worker_that_cannot_start_is_told_of(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_taken_port_is_refused(server, workers):
-    command = [
-        sys.executable,
-        "-m",
-        "attention_patterns_service.command.cli",
-        f"--workers={workers}",
-        f"--port={server.endpoint.split(':')[1]}",
-    ]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    done = run(f"--workers={workers}", f"--port={server.endpoint.split(':')[1]}")
     assert done.returncode == 1
     assert f"attention-serve: {server.endpoint} cannot be bound" in done.stderr
 
 
-def test_figures_and_a_line_a_call():
+def test_a_taken_port_of_the_metrics_is_refused(server):
+    port = server.endpoint.split(":")[1]
+    done = run("--port=0", f"--metrics-port={port}")
+    assert done.returncode == 1
+    assert f"attention-serve: the metrics page on 127.0.0.1:{port} cannot be bound: Address already" in done.stderr
+
+
+def test_figures_and_one_line_per_call():
     with serving(f"--metrics-port={(port := free_port())}") as (process, endpoint):
         with Client(endpoint, reduce="never") as client:
             client.classify(MAPS)
@@ -188,9 +251,8 @@ def test_figures_and_a_line_a_call():
 
 def test_no_secret_is_logged_or_listed(tmp_path):
     tokens = tmp_path / "tokens.json"
-    command = [sys.executable, "-m", "attention_patterns_service.server.access", str(tokens), "alice"]
-    secret = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    with serving("--tokens", str(tokens), "--log-level=debug") as (process, endpoint):
+    secret = run("token", "add", "alice", "--tokens", tokens).stdout.strip()
+    with serving("--tokens", tokens, "--log-level=debug") as (process, endpoint):
         with Client(endpoint, token=secret) as client:
             client.classify(MAPS)
         assert secret not in Path(f"/proc/{process.pid}/cmdline").read_text()
@@ -200,32 +262,56 @@ def test_no_secret_is_logged_or_listed(tmp_path):
     assert secret not in logged
 
 
-def test_health_is_asked_by_a_command(server):
-    def ask(endpoint):
-        command = [sys.executable, "-m", "attention_patterns_service.command.health", endpoint, "--timeout=2"]
-        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+def test_health_is_asked_by_a_command(server, tmp_path):
+    done = run("health", server.endpoint)
+    assert (done.returncode, done.stdout) == (0, "SERVING\n")
+    nobody = f"127.0.0.1:{free_port()}"
+    done = run("health", nobody, "--timeout=2")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"attention-serve health: {nobody} gave no state: UNAVAILABLE, ")
+    done = run("health", nobody, f"--tls-ca={tmp_path}/none")
+    message = f"attention-serve health: certificate file {tmp_path}/none cannot be read: No such file or directory\n"
+    assert (done.returncode, done.stderr) == (1, message)
 
-    assert (ask(server.endpoint).returncode, ask(server.endpoint).stdout) == (0, "SERVING\n")
-    nobody = ask(f"127.0.0.1:{free_port()}")
-    assert nobody.returncode == 1
-    assert "UNAVAILABLE" in nobody.stderr
+
+def test_a_probe_leaves_the_classifier_out():
+    """What takes a second to import would be imported every few seconds beside a busy server."""
+    script = (
+        "import sys; from attention_patterns_service.command import main; sys.argv[1:] = ['health', '--help']; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-P", "-c", script], check=True, capture_output=True, text=True
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "attention_patterns_service.command.health" in imported
+    assert not imported & {"numpy", "numba", "onnxruntime"}
+
+
+def test_without_its_packages_the_command_answers_with_one_sentence():
+    script = (
+        "import sys; sys.modules['grpc'] = None\n"
+        "from attention_patterns_service.command import main; sys.argv[1:] = {}; main()"
+    )
+    for arguments in ([], ["health", "127.0.0.1:1"]):
+        command = [sys.executable, "-P", "-c", script.format(arguments)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("attention-serve needs the extra 'service' (grpc is not installed): ")
+        assert done.stderr.count("\n") == 1
+
+
+def test_options_of_serving_are_refused_before_a_command():
+    done = run("--port=1", "health", "127.0.0.1:1")
+    assert done.returncode == 2
+    assert "--port is an option of serving, without effect on 'health'" in done.stderr
 
 
 def test_the_configuration_is_checked():
-    command = [
-        sys.executable,
-        "-m",
-        "attention_patterns_service.command.cli",
-        "--check",
-        "--host=0.0.0.0",
-        "--max-calls=7",
-    ]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    done = run("--check", "--host=0.0.0.0", "--max-calls=7")
     assert done.returncode == 0
-    for expected in ("limits.calls", "7", "open to everyone", "72 maps were classified as by the library"):
+    for expected in ("limits.calls", "7", "everyone who reaches the port", "classified 72 maps as the library does"):
         assert expected in done.stdout
-    broken = [*command, "--tls-cert=none", "--tls-key=none"]
-    done = subprocess.run(broken, check=False, capture_output=True, text=True, timeout=120)
+    done = run("--check", "--tls-cert=none", "--tls-key=none")
     assert done.returncode == 1
     assert "failed certificate file none cannot be read" in done.stdout
 

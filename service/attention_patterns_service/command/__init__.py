@@ -1,1 +1,45 @@
-"""."""
+"""``attention-serve``: the server as a process, and the commands around it.
+
+cli.py           the command line: serving, with one option per setting, and the sub-commands
+settings.py      the effective configuration of a server process
+process.py       one serving process, from loading to its end
+workers.py       several serving processes behind one port, and the supervisor that replaces dead ones
+handshake.py     how a worker proves to its supervisor that it serves
+signals.py       signals as bytes, to be waited for beside other events
+metrics_page.py  the metrics over HTTP, for Prometheus
+reports.py       errors as one sentence and an exit code
+check.py         ``attention-serve --check``: the configuration, and a self-test
+token.py         ``attention-serve token add``: new tokens for callers
+health.py        ``attention-serve health``: a probe
+triton.py        ``attention-serve triton``: the net as a model of Triton
+demo.py          ``make run``: the bundled sample through a real server
+__main__.py      the same command, for ``python -m``
+"""
+
+import sys
+
+_NAME, _VARIABLES = "attention-serve", "ATTENTION_SERVE"  # the command, and the prefix of its environment variables
+
+
+def main() -> None:
+    """Runs ``attention-serve``; where packages of its extra are missing, prints one sentence and exits with code 1."""
+    try:
+        # A probe runs every few seconds beside a busy server: it leaves out what takes a second to import.
+        if sys.argv[1:2] == ["health"]:
+            from attention_patterns_service.command.health import app  # noqa: PLC0415
+
+            arguments, name, variables = sys.argv[2:], f"{_NAME} health", f"{_VARIABLES}_HEALTH"
+        else:
+            from attention_patterns_service.command.cli import app  # noqa: PLC0415  may miss packages
+
+            arguments, name, variables = sys.argv[1:], _NAME, _VARIABLES
+    except ModuleNotFoundError:
+        from attention_patterns.errors import MissingExtraError  # noqa: PLC0415  takes a second to import
+        from attention_patterns.programs.extras import extra  # noqa: PLC0415
+
+        try:
+            with extra("service", needed_by=_NAME):
+                raise
+        except MissingExtraError as error:
+            raise SystemExit(str(error)) from None
+    app(arguments, prog_name=name, auto_envvar_prefix=variables)

@@ -1,12 +1,14 @@
 """``attention-serve --check``: the effective configuration, and a self-test of a server that has it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
+from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from attention_patterns.errors import AttentionPatternsError
 from attention_patterns.sample import load_sample
@@ -14,60 +16,75 @@ from attention_patterns_service.client import Client
 from attention_patterns_service.command.process import credentials_of, load
 from attention_patterns_service.command.settings import Settings
 from attention_patterns_service.limits import MIB, Limits
+from attention_patterns_service.server.access import Tokens
 from attention_patterns_service.server.server import AttentionServer
+
+_Result = TypeVar("_Result")
 
 
 def check_settings(settings: Settings) -> bool:
-    """Prints configuration and self-test; whether all is well."""
-    console = Console()
+    """Prints the configuration, its dangers and the steps of the self-test; returns whether all of them succeed."""
+    console = Console(highlight=False)
     console.print(_configuration(settings))
+
+    def report(outcome: str, style: str, sentence: str) -> None:
+        console.print(Text.assemble((outcome, style), " ", sentence), soft_wrap=True)
+
     for warning in settings.warnings:
-        console.print(f"[yellow]warning[/] {warning}")
+        report("warning", "yellow", warning)
     try:
-        for line in _tried(settings):
-            console.print(f"[green]ok[/] {line}")
+        for step in _self_test(settings):
+            report("ok", "green", step)
     except (AttentionPatternsError, OSError) as error:
-        console.print(f"[red]failed[/] {error}")
+        report("failed", "red", str(error))
         return False
     return True
 
 
 def _configuration(settings: Settings) -> Table:
     table = Table("setting", "value", title="attention-serve")
-    for one in fields(Settings):
-        value = getattr(settings, one.name)
+    for setting in fields(Settings):
+        value = getattr(settings, setting.name)
         if not isinstance(value, Limits):
-            table.add_row(one.name, "none" if value is None else str(value))
+            table.add_row(setting.name, "none" if value is None else str(value))
     limits = settings.limits
-    for one in fields(Limits):
-        table.add_row(f"limits.{one.name}", f"{getattr(limits, one.name):,}")
+    for limit in fields(Limits):
+        table.add_row(f"limits.{limit.name}", f"{getattr(limits, limit.name):,}")
     most = settings.workers * (limits.bytes + limits.calls * limits.message_bytes)
-    table.add_row("memory of messages, at most", f"{most // MIB:,} MiB")
+    table.add_row("memory of all messages, at most", f"{most // MIB:,} MiB")
     return table
 
 
-def _tried(settings: Settings) -> list[str]:
-    """What works, in sentences."""
-    done = []
+def _self_test(settings: Settings) -> Iterator[str]:
+    """Yields a sentence on each step that succeeds.
 
-    def timed(what: str, work: Callable[[], object]) -> None:
-        started = time.perf_counter()
-        work()
-        done.append(f"{what} in {1000 * (time.perf_counter() - started):.0f} ms")
-
+    Raises:
+        AttentionPatternsError: A step fails.
+    """
     sample = load_sample()
-    started = time.perf_counter()
-    classifier = load(settings)
-    done.append(f"{classifier.model} loaded in {1000 * (time.perf_counter() - started):.0f} ms")
-    credentials_of(settings)
+    classifier, ms = _timed(lambda: load(settings))
+    yield f"{classifier.model} loaded in {ms:.0f} ms"
+    if settings.tls_cert:
+        credentials_of(settings)
+        yield "certificate and key read"
+    if settings.tokens:
+        Tokens(settings.tokens)
+        yield "tokens read"
     expected = classifier.classify(sample.attention, tokens=sample.tokens, segments=sample.segments)
-    # On a free port of this machine alone, without TLS and tokens, which would need a caller's.
+    # On a free port of this machine alone, without TLS and tokens: only a caller has what these ask for.
     with AttentionServer(classifier, port=0, limits=settings.limits) as server, Client(server.endpoint) as client:
-        timed("a server answered", client.model)
-        answer = client.classify(sample.attention, tokens=sample.tokens, segments=sample.segments)
+        _, ms = _timed(client.model)
+        yield f"a server answered in {ms:.0f} ms"
+        answer, ms = _timed(lambda: client.classify(sample.attention, tokens=sample.tokens, segments=sample.segments))
         if not np.array_equal(answer.probabilities, expected.probabilities):
-            raise AttentionPatternsError("the server's probabilities differ from the library's")
-        timed(
-            f"{answer.patterns.size} maps were classified as by the library,", lambda: client.classify(sample.attention)
-        )
-    return done
+            raise AttentionPatternsError(
+                "the server's probabilities for the bundled sample differ from the library's, expected equal ones"
+            )
+        yield f"the server classified {answer.patterns.size} maps as the library does, in {ms:.0f} ms"
+
+
+def _timed(work: Callable[[], _Result]) -> tuple[_Result, float]:
+    """Returns the result of ``work`` and the time that it took, ms."""
+    started = time.perf_counter()
+    result = work()
+    return result, 1000 * (time.perf_counter() - started)

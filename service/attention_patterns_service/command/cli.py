@@ -1,5 +1,6 @@
-"""``attention-serve``: the server as a process."""
+"""The command line of ``attention-serve``: serving, with one option per setting, and the sub-commands."""
 
+import enum
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -7,60 +8,115 @@ from typing import Annotated
 
 import typer
 
-from attention_patterns import AttentionPatternsError
-from attention_patterns_service.command.settings import Settings
+from attention_patterns_service.command import health, token, triton
+from attention_patterns_service.command.handshake import Supervisor
+from attention_patterns_service.command.process import serve as serve_here
+from attention_patterns_service.command.reports import errors_reported
+from attention_patterns_service.command.settings import DEATH_SECONDS, Settings
+from attention_patterns_service.command.workers import serve_by_workers
 from attention_patterns_service.limits import MIB, Limits
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-_DEFAULT = Limits()
-_TOKENS = "Tokens that callers must show, JSON (python -m attention_patterns_service.server.access makes them)."
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.add_typer(token.app, name="token")
+app.command("health")(health.health)
+app.command("triton")(triton.triton)
+
+_DEFAULT, _LIMITS = Settings(), Limits()
 
 
-@app.command()
+class LogLevel(enum.StrEnum):
+    """Severity of a log record."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@app.callback(invoke_without_command=True)
 def serve(
+    context: typer.Context,
     *,
-    host: Annotated[str, typer.Option(help="Interface to bind.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to bind; 0 takes a free one.", min=0, max=65535)] = 50051,
-    model_dir: Annotated[Path | None, typer.Option(help="Model bundle; the bundled model by default.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that share the port and the cores.", min=1)] = 1,
-    grace: Annotated[float, typer.Option(help="Seconds that calls in flight get to finish on SIGTERM.", min=0)] = 30,
-    metrics_host: Annotated[str, typer.Option(help="Interface of the metrics.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Interface to bind.")] = _DEFAULT.host,
+    port: Annotated[int, typer.Option(help="Port to bind; 0 takes a free one.", min=0, max=65535)] = _DEFAULT.port,
+    model_dir: Annotated[Path | None, typer.Option(help="Folder of the model bundle (default: the bundled one).")] = (
+        _DEFAULT.model_dir
+    ),
+    workers: Annotated[int, typer.Option(help="Processes to share the port and the cores.", min=1)] = _DEFAULT.workers,
+    max_deaths: Annotated[
+        int,
+        typer.Option(
+            help=f"Deaths of workers within {DEATH_SECONDS:g} seconds at which the server gives up; until then each "
+            "dead worker is replaced.",
+            min=1,
+        ),
+    ] = _DEFAULT.max_deaths,
+    grace: Annotated[
+        float, typer.Option(help="Seconds that calls in flight get to finish after SIGTERM.", min=0)
+    ] = _DEFAULT.grace,
+    metrics_host: Annotated[str, typer.Option(help="Interface of the metrics page.")] = _DEFAULT.metrics_host,
     metrics_port: Annotated[
-        int | None, typer.Option(help="Port of the metrics, for Prometheus; none by default.", min=1, max=65535)
-    ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM; read again when renewed.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
+        int | None,
+        typer.Option(help="Port of the metrics page, for Prometheus (default: no page).", min=1, max=65535),
+    ] = _DEFAULT.metrics_port,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="Certificate chain of the server, a PEM file, read again when renewed (default: no TLS)."),
+    ] = _DEFAULT.tls_cert,
+    tls_key: Annotated[Path | None, typer.Option(help="Private key of --tls-cert, a PEM file.")] = _DEFAULT.tls_key,
     tls_client_ca: Annotated[
-        Path | None, typer.Option(help="Who signs the certificates that clients must show, PEM.")
-    ] = None,
-    tokens: Annotated[Path | None, typer.Option(help=_TOKENS)] = None,
-    reflection: Annotated[bool, typer.Option("--reflection", help="Describe the methods to clients.")] = False,
-    max_message_mib: Annotated[
-        int, typer.Option(help="Largest message taken, MiB.", min=1, max=2047)
-    ] = _DEFAULT.message_bytes // MIB,
-    max_maps: Annotated[int, typer.Option(help="Most maps in a request.", min=1)] = _DEFAULT.maps,
-    max_length: Annotated[int, typer.Option(help="Most tokens of a map.", min=1)] = _DEFAULT.length,
-    max_calls: Annotated[int, typer.Option(help="Calls under way; an open stream is one.", min=1)] = _DEFAULT.calls,
-    max_bytes_mib: Annotated[int, typer.Option(help="Messages under way, together, MiB.", min=1)] = _DEFAULT.bytes
-    // MIB,
-    max_seconds: Annotated[float, typer.Option(help="Longest that a request may take.", min=0)] = _DEFAULT.seconds,
+        Path | None,
+        typer.Option(
+            help="Authority whose certificates clients must show, a PEM file (default: clients need no certificate)."
+        ),
+    ] = _DEFAULT.tls_client_ca,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            help="Tokens of which callers must show one, a JSON file made by 'attention-serve token add' (default: "
+            "callers need no token)."
+        ),
+    ] = _DEFAULT.tokens,
+    reflection: Annotated[
+        bool, typer.Option("--reflection", help="Describe the methods to clients that ask (gRPC server reflection).")
+    ] = _DEFAULT.reflection,
+    max_message_mib: Annotated[int, typer.Option(help="Size of the largest message taken, MiB.", min=1, max=2047)] = (
+        _LIMITS.message_bytes // MIB
+    ),
+    max_maps: Annotated[int, typer.Option(help="Number of maps in the largest request.", min=1)] = _LIMITS.maps,
+    max_length: Annotated[int, typer.Option(help="Number of tokens of the longest map.", min=1)] = _LIMITS.length,
+    max_calls: Annotated[
+        int, typer.Option(help="Number of calls under way at a time; an open stream is one.", min=1)
+    ] = _LIMITS.calls,
+    max_bytes_mib: Annotated[
+        int, typer.Option(help="Size of the messages under way at a time, all calls together, MiB.", min=1)
+    ] = _LIMITS.bytes // MIB,
+    max_seconds: Annotated[float, typer.Option(help="Seconds that a request may take.", min=0)] = _LIMITS.seconds,
     max_idle_seconds: Annotated[
-        float, typer.Option(help="Longest that an open stream may stay silent.", min=0)
-    ] = _DEFAULT.idle_seconds,
-    log_level: Annotated[str, typer.Option(help="debug, info (a line a call), warning or error.")] = "info",
-    check: Annotated[bool, typer.Option("--check", help="Print the configuration, test it, and end.")] = False,
-    as_worker: Annotated[bool, typer.Option("--as-worker", hidden=True)] = False,
+        float, typer.Option(help="Seconds that an open stream may stay silent.", min=0)
+    ] = _LIMITS.idle_seconds,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="Least severe level to log; info logs one line per call.", case_sensitive=False)
+    ] = LogLevel.INFO,
+    check: Annotated[
+        bool, typer.Option("--check", help="Print the configuration, test a server that has it, and exit.")
+    ] = False,
 ) -> None:
-    """Serves the attention pattern classifier over gRPC until SIGTERM or SIGINT; SIGHUP reads model and tokens again.
+    """Serves the attention pattern classifier over gRPC until SIGTERM or SIGINT.
 
-    Each option may be set in the environment as well: ATTENTION_SERVE_PORT and so on.
+    SIGHUP makes the server read the model bundle and the tokens again. Each option has an environment variable:
+    ATTENTION_SERVE_PORT for --port, and so on. The commands below serve nothing and take none of these options.
     """
-    try:
+    if context.invoked_subcommand is not None:
+        _refuse_options(context)
+        return
+    with errors_reported("attention-serve"):
         settings = Settings(
             host=host,
             port=port,
             model_dir=model_dir,
             workers=workers,
+            max_deaths=max_deaths,
             grace=grace,
             metrics_host=metrics_host,
             metrics_port=metrics_port,
@@ -69,7 +125,7 @@ def serve(
             tls_client_ca=tls_client_ca,
             tokens=tokens,
             reflection=reflection,
-            log_level=log_level,
+            log_level=log_level.value,
             limits=Limits(
                 message_bytes=max_message_mib * MIB,
                 maps=max_maps,
@@ -81,31 +137,37 @@ def serve(
             ),
         )
         if check:
-            from attention_patterns_service.command.check import check_settings  # noqa: PLC0415  what serves needs no tables
+            from attention_patterns_service.command.check import check_settings  # noqa: PLC0415  tables, for --check only
 
             raise typer.Exit(0 if check_settings(settings) else 1)
-        if workers > 1 and not as_worker:
-            from attention_patterns_service.command.workers import serve_by_workers  # noqa: PLC0415  they serve, this process only watches
-
-            serve_by_workers(settings, sys.argv[1:], on_ready=lambda endpoint, _: _tell(endpoint))
-        else:
-            from attention_patterns_service.command.process import serve as serve_here  # noqa: PLC0415  loads the classifier
-
-            serve_here(settings, shared_port=as_worker, on_ready=lambda server: _tell(server.endpoint))
-    except AttentionPatternsError as error:
-        typer.echo(f"attention-serve: {error}", err=True)
-        raise typer.Exit(1) from error
+        _serve(settings)
 
 
-def _tell(endpoint: str) -> None:
-    """A caller reads the endpoint from the end of the line."""
+def _refuse_options(context: typer.Context) -> None:
+    """Refuses options of serving in front of a sub-command, which would be without effect there."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            name = parameter.opts[0]
+            raise typer.BadParameter(
+                f"{name} is an option of serving, without effect on '{context.invoked_subcommand}'; leave it out"
+            )
+
+
+def _serve(settings: Settings) -> None:
+    supervisor = Supervisor.of_this_process()
+    if supervisor:
+        serve_here(settings, as_worker=True, on_ready=lambda server: supervisor.report(_port_of(server.endpoint)))
+    elif settings.workers > 1:
+        serve_by_workers(settings, sys.argv[1:], on_ready=lambda endpoint, _: _print_endpoint(endpoint))
+    else:
+        serve_here(settings, on_ready=lambda server: _print_endpoint(server.endpoint))
+
+
+def _port_of(endpoint: str) -> int:
+    return int(endpoint.rpartition(":")[2])
+
+
+def _print_endpoint(endpoint: str) -> None:
+    """Prints the one line of standard output; programs read the endpoint from its end."""
     typer.echo(f"serving attention-patterns {version('attention-patterns')} on {endpoint}")
-
-
-def main() -> None:
-    """Runs the command."""
-    app(auto_envvar_prefix="ATTENTION_SERVE")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,47 +1,43 @@
-"""The main job on the bundled sample, as ``make run`` does it: ``python -m attention_patterns_service.command.demo [--output run/sample.html]``.
+"""``make run``: the bundled sample, labelled through a real server, and its report page.
 
-A server process on a free local port, the Python client, attention of a real encoder for a pair of sentences.
+A server process on a free local port; then ``attention-label`` labels the attention of a real encoder for a pair of
+sentences through that server, shows the patterns in the terminal and writes a page with all maps to click.
 """
 
+import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console, Group
 
-from attention_patterns import Classification, ServerError
-from attention_patterns.programs.terminal import attention_table, pattern_grid, pattern_shares, with_title
-from attention_patterns.sample import Sample, load_sample
-from attention_patterns_service.client import Client
+from attention_patterns.errors import ServerError
+from attention_patterns.sample import SAMPLE
+from attention_patterns_service.command.reports import errors_reported
+
+_SCRIPTS = Path(sys.executable).parent
+_SERVING = re.compile(r"serving attention-patterns \S+ on (\S+)\n")
 
 
 @contextmanager
 def server_process(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server process on a free local port, and its endpoint; it is stopped with SIGTERM at the end.
+    """Yields a server process on a free local port, and its endpoint; stops it with SIGTERM.
 
     Raises:
-        ServerError: the server did not start, or did not stop with exit code 0.
+        ServerError: The server did not start, or did not stop with exit code 0.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "attention_patterns_service.command.cli",
-        "--port=0",
-        "--log-level=warning",
-        *options,
-    ]
+    command = [str(_SCRIPTS / "attention-serve"), "--port=0", "--log-level=warning", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            line = process.stdout.readline()  # ends at once if the process does
-            if not line:
+            lines = iter(process.stdout.readline, "")  # they end if the process does
+            endpoint = next((match[1] for line in lines if (match := _SERVING.fullmatch(line))), None)
+            if endpoint is None:
                 raise ServerError(f"the server did not start, exit code {process.wait()}")
-            yield process, line.split()[-1]
+            yield process, endpoint
         finally:
             process.terminate()
             code = process.wait()
@@ -51,46 +47,35 @@ def server_process(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]
 
 @contextmanager
 def running_server(*options: str) -> Iterator[str]:
-    """The endpoint of such a process."""
+    """Yields the endpoint of such a process."""
     with server_process(*options) as (_, endpoint):
         yield endpoint
 
 
-def overview(sample: Sample, result: Classification) -> Group:
-    """Grid, shares and ratios of one input."""
-    layers, heads, length, _ = sample.attention.shape
-    return Group(
-        f"[bold]{result.model}[/] on {layers} x {heads} heads of all-MiniLM-L6-v2, {length} tokens:",
-        f"[italic]{' '.join(sample.tokens).replace(' ##', '')}[/]".replace("[CLS]", r"\[CLS]").replace(
-            "[SEP]", r"\[SEP]"
-        ),
-        "",
-        with_title("Pattern of each head", pattern_grid(result.patterns)),
-        with_title("Share of each pattern", pattern_shares(result.patterns)),
-        with_title(
-            "Attention to special tokens, mean over heads",
-            attention_table({name: to.share for name, to in result.attention_to.items()}),
-        ),
-    )
-
-
 def main(
-    output: Annotated[Path, typer.Option(help="the page to write")] = Path("run/sample.html"),
+    output: Annotated[Path, typer.Option(help="Folder of the run; an earlier run there is replaced.")] = Path(
+        "run/sample"
+    ),
 ) -> None:
-    """Classifies the bundled sample through a server and shows what came back."""
-    sample = load_sample()
-    console = Console(record=True)
-    started = time.perf_counter()
-    with running_server() as endpoint, Client(endpoint) as client:
-        ready = time.perf_counter()
-        result = client.classify(sample.attention, tokens=sample.tokens, segments=sample.segments)
-        answered = time.perf_counter()
-        console.print(overview(sample, result))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    console.save_html(str(output))
-    console.print(
-        f"server ready in {ready - started:.1f} s, answered in {1000 * (answered - ready):.0f} ms, page: {output}"
-    )
+    """Labels the bundled sample through a server, shows its patterns and writes its report page."""
+    with errors_reported("demo"):
+        with running_server() as endpoint:
+            typer.echo(f"labelling {SAMPLE} through the server on {endpoint}\n")
+            _label("run", str(SAMPLE), f"--output={output}", f"--endpoint={endpoint}", "--keep-maps", "--overwrite")
+        page = _label("report", str(output), stdout=subprocess.PIPE).strip()
+    typer.echo(f"report page, with a map behind each head: {page}")
+
+
+def _label(*arguments: str, stdout: int | None = None) -> str:
+    """Runs ``attention-label`` and returns what it prints to a pipe.
+
+    Raises:
+        typer.Exit: It failed, with its exit code; its message is on standard error.
+    """
+    done = subprocess.run([str(_SCRIPTS / "attention-label"), *arguments], check=False, stdout=stdout, text=True)
+    if done.returncode:
+        raise typer.Exit(done.returncode)
+    return done.stdout or ""
 
 
 if __name__ == "__main__":

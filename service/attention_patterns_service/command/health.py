@@ -1,6 +1,6 @@
-"""Asks a server whether it serves, for probes: ``python -m attention_patterns_service.command.health HOST:PORT [--tls-ca FILE]``.
+"""``attention-serve health HOST:PORT``: asks a server whether it serves, for probes.
 
-The exit code is 0 where it does. Health is told without a token.
+Imports nothing of the classifier, so that a probe costs a busy machine little.
 """
 
 from pathlib import Path
@@ -12,32 +12,50 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 _SERVICE = "attention_patterns.v1.AttentionPatternService"
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-def main(
-    endpoint: Annotated[str, typer.Argument(help="host:port")],
-    tls_ca: Annotated[Path | None, typer.Option(help="Who signed the server's certificate, PEM.")] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="A certificate to show, where one is asked for.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its key.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait.", min=0.1)] = 3.0,
+
+@app.command()
+def health(
+    endpoint: Annotated[str, typer.Argument(help="Address of the server.", metavar="HOST:PORT")],
+    *,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(help="Authority that signed the server's certificate, a PEM file (default: no TLS)."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate to show to a server that asks for one, a PEM file.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Private key of --tls-cert, a PEM file.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0.1)] = 3.0,
 ) -> None:
-    """Prints what the server says of itself; exit code 0 where it is SERVING."""
-    read = [None if path is None else path.read_bytes() for path in (tls_ca, tls_key, tls_cert)]
-    channel = (
-        grpc.secure_channel(endpoint, grpc.ssl_channel_credentials(*read))
-        if tls_ca
-        else grpc.insecure_channel(endpoint)
-    )
-    with channel:
+    """Prints the state of a server; exit code 0 where that is SERVING.
+
+    The server answers without a token.
+    """
+    with _channel(endpoint, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=_SERVICE), timeout=timeout
             )
         except grpc.RpcError as error:
-            typer.echo(f"{endpoint}: {error.code().name} {error.details()}", err=True)
-            raise typer.Exit(1) from None
+            raise _failed(f"{endpoint} gave no state: {error.code().name}, {error.details()}") from None
     typer.echo(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
     raise typer.Exit(answer.status != health_pb2.HealthCheckResponse.SERVING)
 
 
-if __name__ == "__main__":
-    typer.run(main)
+def _channel(endpoint: str, *, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None) -> grpc.Channel:
+    if tls_ca is None:
+        if tls_cert or tls_key:
+            raise _failed("--tls-cert and --tls-key are given without --tls-ca; expected all three")
+        return grpc.insecure_channel(endpoint)
+    try:
+        files = [None if path is None else path.read_bytes() for path in (tls_ca, tls_key, tls_cert)]
+    except OSError as error:
+        raise _failed(f"certificate file {error.filename} cannot be read: {error.strerror}") from None
+    return grpc.secure_channel(endpoint, grpc.ssl_channel_credentials(*files))
+
+
+def _failed(message: str) -> typer.Exit:
+    typer.echo(f"attention-serve health: {message}", err=True)
+    return typer.Exit(1)

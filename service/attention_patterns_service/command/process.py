@@ -8,10 +8,13 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import grpc
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 
-from attention_patterns import AttentionPatternsError, PatternClassifier
+from attention_patterns.errors import AttentionPatternsError
+from attention_patterns.pattern_classifier import PatternClassifier
+from attention_patterns_service.command.metrics_page import start_metrics_page
 from attention_patterns_service.command.settings import Settings
+from attention_patterns_service.command.signals import listen, next_signal
 from attention_patterns_service.server.access import Open, Tokens
 from attention_patterns_service.server.logs import logger, write_logs
 from attention_patterns_service.server.metrics import Metrics
@@ -20,17 +23,18 @@ from attention_patterns_service.server.tls import Certificates
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def serve(settings: Settings, *, shared_port: bool = False, on_ready: Callable[[AttentionServer], None]) -> None:
-    """Serves until SIGTERM or SIGINT.
+def serve(settings: Settings, *, as_worker: bool = False, on_ready: Callable[[AttentionServer], None]) -> None:
+    """Serves until SIGTERM or SIGINT, alone or as one worker of several behind one port.
 
     Raises:
-        BundleError, SourceError, ServerError: the server cannot start.
+        BundleError: The bundle is missing, damaged, or made for another rendering.
+        SourceError: A certificate or the token file cannot be read.
+        ServerError: The port, or that of the metrics, cannot be bound.
     """
-    signals = _signals()
-    if shared_port:
+    signals = listen(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    if as_worker:
         _end_with_parent()
     write_logs(level=settings.log_level)
     _keep_memory()
@@ -43,42 +47,28 @@ def serve(settings: Settings, *, shared_port: bool = False, on_ready: Callable[[
         access=access,
         credentials=credentials_of(settings),
         reflection=settings.reflection,
-        shared_port=shared_port,
+        shared_port=as_worker,
         metrics=Metrics(registry := CollectorRegistry()),
     )
-    if settings.metrics_port is not None and not shared_port:  # of several processes the one above them tells
-        start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    if not as_worker:  # the supervisor serves the metrics of all workers together
+        start_metrics_page(settings, registry)
     for warning in settings.warnings:
         logger.warning(warning)
-    gc.freeze()  # what is loaded stays: the collector need not look at it again and again
+    gc.freeze()  # all that is loaded stays: the collector need not look at it again and again
     server.start()
     on_ready(server)
-    while os.read(signals, 1) == bytes((signal.SIGHUP,)):
+    while next_signal(signals) is signal.SIGHUP:
         _reload(server, settings, access)
     server.stop(grace=settings.grace)
 
 
-def _signals() -> int:
-    """A file descriptor from which the numbers of signals are read, a byte each.
-
-    A handler in Python runs in the main thread once that comes back from waiting: a signal that comes just before it
-    waits, or to a thread of a library, would be seen with the next one only.
-    """
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing)
-    for number in _SIGNALS:
-        signal.signal(number, lambda *_: None)
-    return reading
-
-
 def load(settings: Settings) -> PatternClassifier:
-    """The classifier, ready for its first call.
+    """Loads the classifier, ready for its first call.
 
     Workers have the cores twice over: one alone at work uses more than its share, and all of them little more.
 
     Raises:
-        BundleError: the bundle is missing, damaged, or made for another rendering.
+        BundleError: The bundle is missing, damaged, or made for another rendering.
     """
     cores = len(os.sched_getaffinity(0))
     threads = max(1, min(cores, 2 * cores // settings.workers))
@@ -88,10 +78,10 @@ def load(settings: Settings) -> PatternClassifier:
 
 
 def credentials_of(settings: Settings) -> grpc.ServerCredentials | None:
-    """For TLS, where there are certificates.
+    """Returns the credentials of the server's port; None where it serves without TLS.
 
     Raises:
-        SourceError: a file cannot be read.
+        SourceError: A file cannot be read.
     """
     if settings.tls_cert is None or settings.tls_key is None:
         return None
@@ -99,7 +89,7 @@ def credentials_of(settings: Settings) -> grpc.ServerCredentials | None:
 
 
 def _reload(server: AttentionServer, settings: Settings, access: Open | Tokens) -> None:
-    """Reads bundle and tokens again; what is broken is refused, and what was there stays."""
+    """Reads bundle and tokens again; a broken one is refused, and the one before it stays."""
     try:
         classifier = load(settings)
         server.replace(classifier)
@@ -114,13 +104,13 @@ def _reload(server: AttentionServer, settings: Settings, access: Open | Tokens) 
 
 
 def _end_with_parent() -> None:
-    """Has Linux stop this worker when the process above it dies: it would keep the port, and nobody would watch it."""
+    """Has Linux end this worker when its supervisor dies: it would keep the port, and nobody would watch it."""
     with suppress(OSError, AttributeError):  # another system
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _keep_memory() -> None:
-    """Has glibc keep freed memory: given back and asked for again, each message costs a page fault every 4 KB."""
+    """Has glibc keep freed memory: given back and asked for again, each message costs a page fault per 4 KB."""
     with suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)

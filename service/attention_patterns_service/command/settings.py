@@ -1,4 +1,4 @@
-"""What ``attention-serve`` was told."""
+"""The effective configuration of a server process."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from attention_patterns.errors import InvalidSettingsError
 from attention_patterns_service.limits import Limits
 
+DEATH_SECONDS = 60.0  # time within which ``Settings.max_deaths`` workers may not die
 _LOCAL = ("127.", "localhost", "[::1]", "unix:")
 
 
@@ -14,26 +15,28 @@ class Settings:
     """The effective configuration of a server process.
 
     Attributes:
-        host: the interface to bind.
-        port: the port; 0 takes a free one.
-        model_dir: the model bundle; None is the bundled model.
-        workers: processes that share the port.
-        grace: seconds that calls in flight get to finish when the server stops.
-        metrics_host: the interface of the metrics.
-        metrics_port: the port of the metrics; None serves none.
-        tls_cert: the server's certificate chain, PEM; None serves without TLS.
-        tls_key: its key, PEM.
-        tls_client_ca: who signs the certificates that clients must show; None asks for none.
-        tokens: the file of tokens that callers must show; None asks for none.
-        reflection: whether the server describes its methods.
-        log_level: debug, info, warning or error.
-        limits: what is taken on at a time.
+        host: Interface to bind.
+        port: Port to bind; 0 takes a free one.
+        model_dir: Folder of the model bundle; None for the bundled model.
+        workers: Number of processes that share the port.
+        max_deaths: Number of workers' deaths within ``DEATH_SECONDS`` at which the server gives up.
+        grace: Time that calls in flight get to finish when the server stops, s.
+        metrics_host: Interface of the metrics page.
+        metrics_port: Port of the metrics page; None serves none.
+        tls_cert: Certificate chain of the server, PEM; None serves without TLS.
+        tls_key: Private key of the certificate, PEM.
+        tls_client_ca: Certificate of the authority that signs clients' certificates, PEM; None asks for none.
+        tokens: File of the tokens that callers must show; None asks for none.
+        reflection: Whether the server describes its methods.
+        log_level: Least severe level that is logged: debug, info, warning or error.
+        limits: Limits of requests and of calls under way.
     """
 
     host: str = "127.0.0.1"
     port: int = 50051
     model_dir: Path | None = None
     workers: int = 1
+    max_deaths: int = 10
     grace: float = 30.0
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
@@ -47,19 +50,24 @@ class Settings:
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise InvalidSettingsError("--tls-cert and --tls-key belong together, expected both or neither")
+            given, missing = ("--tls-key", "--tls-cert") if self.tls_cert is None else ("--tls-cert", "--tls-key")
+            raise InvalidSettingsError(f"{given} is given without {missing}; expected both or neither")
         if self.tls_client_ca and not self.tls_cert:
-            raise InvalidSettingsError("--tls-client-ca asks clients for certificates, expected --tls-cert with it")
+            raise InvalidSettingsError("--tls-client-ca is given without --tls-cert and --tls-key; expected all three")
 
     @property
     def warnings(self) -> list[str]:
-        """What is dangerous about it."""
+        """Sentences on what is dangerous about this configuration."""
         if self.host.startswith(_LOCAL):
             return []
-        open_to = f"the port on {self.host} is open to"
-        found = []
+        sentences = []
         if not self.tokens and not self.tls_client_ca:
-            found.append(f"{open_to} everyone who reaches it: --tokens or --tls-client-ca asks who calls")
+            sentences.append(
+                f"everyone who reaches the port on {self.host} may call: --tokens or --tls-client-ca lets in only "
+                "callers that are known"
+            )
         if not self.tls_cert:
-            found.append(f"{open_to} everyone on the way, who can read what travels: --tls-cert encrypts it")
-        return found
+            sentences.append(
+                f"everyone on the way to the port on {self.host} can read the calls: --tls-cert encrypts them"
+            )
+        return sentences

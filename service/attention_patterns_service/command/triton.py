@@ -1,7 +1,7 @@
-"""``python -m attention_patterns_service.command.triton FOLDER``: the net as a model of a Triton model repository.
+"""``attention-serve triton FOLDER``: the net as a model of a Triton model repository.
 
-Triton takes images and gives probabilities, as the bundle's model does under the Open Inference Protocol; rendering and
-measuring stay with whoever asks it.
+Triton takes images and answers with probabilities, as the bundle's model does under the Open Inference Protocol;
+rendering and measuring stay with the caller.
 """
 
 import json
@@ -12,44 +12,61 @@ from typing import Annotated
 import typer
 
 from attention_patterns.bundle import ModelBundle
-from attention_patterns.errors import AttentionPatternsError, BundleError
+from attention_patterns.errors import BundleError
 from attention_patterns.patterns import PATTERNS
+from attention_patterns.programs.whole_files import write_whole
 from attention_patterns.rendering import CHANNELS
+from attention_patterns_service.command.reports import errors_reported
 
 _LARGEST_BATCH = 1024  # images: 7 MB
 _CONFIG, _LABELS, _NET = Path("config.pbtxt"), Path("labels.txt"), Path("1/model.onnx")
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+def triton(
+    folder: Annotated[Path, typer.Argument(help="Model repository; made where it does not exist.", metavar="FOLDER")],
+    *,
+    model_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the model bundle (default: the bundled one).", envvar="ATTENTION_SERVE_MODEL_DIR"),
+    ] = None,
+    instances: Annotated[int, typer.Option(help="Instances of the net, each on one core.", min=1)] = 2,
+) -> None:
+    """Exports the net as a model of a Triton model repository.
+
+    Prints the folder of the model, which has the name of the bundle. An earlier export there is replaced.
+    """
+    with errors_reported("attention-serve triton"):
+        typer.echo(export(ModelBundle.read(model_dir), folder, instances=instances))
 
 
 def export(bundle: ModelBundle, folder: Path, *, instances: int = 2) -> Path:
-    """Writes the net of ``bundle`` into the model repository ``folder``, in place of what was exported there before.
+    """Writes the net of ``bundle`` into the model repository ``folder``, in place of an earlier export of its name.
 
     Args:
-        bundle: what to export; the model gets its name.
-        folder: the repository; made where it is not there.
-        instances: of the net, each on one core.
+        bundle: The bundle to export; the model gets its name.
+        folder: The repository; made where it does not exist.
+        instances: Number of instances of the net, each on one core.
 
     Returns:
-        The model's folder, which is never there in part.
+        The model's folder, which never holds half an export.
 
     Raises:
-        BundleError: the bundle's name is no name of a folder.
-        FileExistsError: what stands at the model's place was not exported.
-        OSError: it cannot be written.
+        BundleError: The bundle's name cannot be that of a folder.
+        FileExistsError: The model's folder exists and is not an export.
+        OSError: The folder cannot be written.
     """
     if Path(bundle.name).name != bundle.name:
-        raise BundleError(f"model bundle {bundle.folder} has name {bundle.name!r}, expected one that a folder can have")
+        raise BundleError(f"model bundle {bundle.folder} has the name {bundle.name!r}, expected the name of a folder")
     target = folder / bundle.name
     if target.exists() and not _is_exported(target):
-        raise FileExistsError(f"{target} is not an exported model, and stays as it is")
+        raise FileExistsError(f"{target} exists and is not an exported model; move it away or choose another FOLDER")
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as work:
         new, old = Path(work) / "new", Path(work) / "old"
         (new / _NET).parent.mkdir(parents=True)
-        (new / _NET).write_bytes(bundle.model_path.read_bytes())
-        (new / _LABELS).write_text("".join(f"{pattern}\n" for pattern in PATTERNS), encoding="utf-8")
-        (new / _CONFIG).write_text(_config(bundle, instances), encoding="utf-8")
+        write_whole(new / _NET, bundle.model_path.read_bytes())
+        write_whole(new / _LABELS, "".join(f"{pattern}\n" for pattern in PATTERNS))
+        write_whole(new / _CONFIG, _config(bundle, instances))
         if target.exists():
             target.rename(old)
         new.rename(target)
@@ -85,22 +102,3 @@ def _config(bundle: ModelBundle, instances: int) -> str:
         ),
     ]
     return "".join(f"{line}\n" for line in lines)
-
-
-@app.command()
-def main(
-    folder: Annotated[Path, typer.Argument(help="The model repository; made where it is not there.")],
-    *,
-    model_dir: Annotated[Path | None, typer.Option(help="Model bundle; the bundled model by default.")] = None,
-    instances: Annotated[int, typer.Option(help="Instances of the net, each on one core.", min=1)] = 2,
-) -> None:
-    """Exports the net into a Triton model repository."""
-    try:
-        typer.echo(export(ModelBundle.read(model_dir), folder, instances=instances))
-    except (AttentionPatternsError, OSError) as error:
-        typer.echo(f"service.triton: {error}", err=True)
-        raise typer.Exit(1) from error
-
-
-if __name__ == "__main__":
-    app()

@@ -1,4 +1,4 @@
-"""One line a call."""
+"""The server's logs: one line per call."""
 
 import logging
 
@@ -10,7 +10,7 @@ logger = logging.getLogger("attention_patterns")
 
 
 def log_call(call: Call, failure: Failure | None) -> None:
-    """Tells of a call that ended."""
+    """Logs a call that ended, well or with a failure."""
     if not logger.isEnabledFor(logging.INFO):
         return
     fields = {
@@ -30,5 +30,5 @@ def log_call(call: Call, failure: Failure | None) -> None:
 
 
 def write_logs(*, level: str) -> None:
-    """Writes the logs of this process to standard error, a JSON object a line."""
+    """Writes the logs of this process from ``level`` on to standard error, one JSON object per line."""
     logging.basicConfig(level=level.upper(), handlers=[json_handler()], force=True)

@@ -8,20 +8,20 @@ from attention_patterns.errors import SourceError
 
 
 class Certificates:
-    """Certificate, key and the authority of clients, read again for a handshake when a file has changed."""
+    """Certificate, key and the clients' authority, read again for a handshake when a file has changed."""
 
     def __init__(self, *, cert: Path, key: Path, client_ca: Path | None) -> None:
         """Reads the files.
 
         Raises:
-            SourceError: one cannot be read.
+            SourceError: A file cannot be read.
         """
         self._cert, self._key, self._client_ca = cert, key, client_ca
         self._seen: tuple[bytes, ...] = ()
         self._first = self._configuration()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For the server's port."""
+        """Returns the credentials of the server's port."""
         return grpc.dynamic_ssl_server_credentials(
             self._first,
             self._renewed,  # type: ignore[arg-type] # None is allowed and means: as before
@@ -29,12 +29,12 @@ class Certificates:
         )
 
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """The files' content where it is new; None keeps what there is, also where they cannot be read now."""
+        """Returns the files' content where it is new; None keeps the one before, also where a file cannot be read."""
         try:
-            before, fresh = self._seen, self._configuration()
+            before, configuration = self._seen, self._configuration()
         except SourceError:
             return None
-        return fresh if self._seen != before else None
+        return configuration if self._seen != before else None
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         try:

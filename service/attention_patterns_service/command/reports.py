@@ -1,0 +1,22 @@
+"""Errors of a command as one sentence on standard error and an exit code."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from attention_patterns.errors import AttentionPatternsError
+
+
+@contextmanager
+def errors_reported(command: str) -> Iterator[None]:
+    """Ends ``command`` with exit code 1 and one sentence where an error of ours or of the system is raised inside.
+
+    Raises:
+        typer.Exit: Such an error was raised.
+    """
+    try:
+        yield
+    except (AttentionPatternsError, OSError) as error:  # OSError: a full disk, a folder without permission
+        typer.echo(f"{command}: {error}", err=True)
+        raise typer.Exit(1) from error
