@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,7 +249,7 @@ def test_an_interrupted_run_stops_at_once_and_says_how_to_go_on(tmp_path):
 
 def test_a_server_gives_the_same_run(tmp_path, dumps):
     with subprocess.Popen(
-        [sys.executable, "-m", "attention_patterns_service.command.cli", "--port", "0"],
+        [Path(sys.executable).with_name("attention-serve"), "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,
     ) as server:

@@ -2,6 +2,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -202,14 +203,7 @@ def test_a_message_over_the_limit_is_refused_and_the_connection_lives(classifier
 
 
 def start(*options):
-    command = [
-        sys.executable,
-        "-m",
-        "attention_patterns_service.command.cli",
-        "--port=0",
-        "--log-level=warning",
-        *options,
-    ]
+    command = [Path(sys.executable).with_name("attention-serve"), "--port=0", "--log-level=warning", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
