@@ -10,7 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # models come from packages or are made by t
 
 @pytest.fixture(scope="session")
 def classifier():
-    """The bundled model."""
+    """The classifier of the bundled model."""
     return PatternClassifier.load()
 
 
@@ -23,6 +23,6 @@ def server(classifier):
 
 @pytest.fixture(scope="session", params=["never", "always", "auto"])
 def client(server, request):
-    """A client of it, that reduces maps to images or does not."""
+    """A client of the server, which sends maps, images, or the smaller of both."""
     with Client(server.endpoint, reduce=request.param) as connected:
         yield connected

@@ -1,27 +1,28 @@
-"""The golden files and their generator: ``python -m tests.helpers.golden_files`` rewrites them after an intended change."""
+"""The golden files and their generator; ``python -m tests.helpers.golden_files`` rewrites them after a wanted change."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 
-from attention_patterns import PATTERNS, PatternClassifier
+from attention_patterns import PATTERNS, ModelBundle, PatternClassifier
 from attention_patterns.rendering import render
 from attention_patterns.sample import load_sample
 from tests.helpers.drawn_maps import draw
 
 FOLDER = Path(__file__).parents[1] / "library" / "golden"
-LENGTHS = (8, 31, 64, 65, 200)
+SIZE = ModelBundle.read().image_size  # pixels per side of the images that the shipped net reads
+LENGTHS = (8, 31, SIZE - 1, SIZE, SIZE + 1, 200)  # tokens
 
 
 def images():
-    """Drawn patterns at several lengths, and the first head of each layer of the sample."""
-    drawn = [render(draw(pattern, length), image_size=64)[0] for pattern in PATTERNS for length in LENGTHS]
-    return np.stack([*drawn, *render(load_sample().attention[:, 0], image_size=64)])
+    """Returns images of drawn patterns at several lengths and of the first head of each layer of the sample."""
+    drawn = [render(draw(pattern, length), image_size=SIZE)[0] for pattern in PATTERNS for length in LENGTHS]
+    return np.stack([*drawn, *render(load_sample().attention[:, 0], image_size=SIZE)])
 
 
 def classification():
-    """What the bundled model answers for the sample, probabilities to four decimals."""
+    """Returns the bundled model's answer to the sample, probabilities to four decimals."""
     sample = load_sample()
     result = PatternClassifier.load().classify(sample.attention, tokens=sample.tokens, segments=sample.segments)
     return {

@@ -1,4 +1,4 @@
-"""What is not an attention map gets an error that names the place, the value and what was expected."""
+"""An array that is not an attention map gets an error that names the place, the value and what was expected."""
 
 import numpy as np
 import pytest

@@ -12,11 +12,11 @@ from tests.helpers.drawn_maps import bfloat16_bits, draw, random_maps
 from tests.helpers.equality import assert_equal
 
 
-def assert_same(one, other):
-    """Two classifications are equal to the last bit."""
-    np.testing.assert_array_equal(one.patterns, other.patterns)
-    np.testing.assert_array_equal(one.probabilities, other.probabilities)
-    np.testing.assert_array_equal(one.evidence.row_entropy, other.evidence.row_entropy)
+def assert_same(first, second):
+    """Asserts that two classifications of the same maps, declared differently, are equal to the last bit."""
+    np.testing.assert_array_equal(first.patterns, second.patterns)
+    np.testing.assert_array_equal(first.probabilities, second.probabilities)
+    np.testing.assert_array_equal(first.evidence.row_entropy, second.evidence.row_entropy)
 
 
 def test_public_names_are_there():
@@ -38,10 +38,10 @@ def test_shapes_follow_the_leading_axes(classifier):
     top = np.sort(whole.probabilities, axis=-1)
     np.testing.assert_array_equal(whole.margin, top[..., -1] - top[..., -2])
     assert_same(whole, classifier.classify(np.asfortranarray(maps)))
-    one = classifier.classify(maps[1, 2])
-    assert one.patterns.shape == ()
-    assert one.patterns == whole.patterns[1, 2]
-    np.testing.assert_array_equal(one.probabilities, whole.probabilities[1, 2])
+    single = classifier.classify(maps[1, 2])
+    assert single.patterns.shape == ()
+    assert single.patterns == whole.patterns[1, 2]
+    np.testing.assert_array_equal(single.probabilities, whole.probabilities[1, 2])
     np.testing.assert_array_equal(classifier.classify(maps[1]).probabilities, whole.probabilities[1])
 
 
@@ -49,12 +49,12 @@ def test_maps_of_many_sizes_come_back_in_order(classifier):
     maps = [random_maps(n, n, seed=n) for n in (12, 30, 12, 7, 1, 30, 100)]
     maps[2] = maps[2].astype(np.float16)
     predictions = classifier.classify_maps(maps)
-    for one, prediction in zip(maps, predictions, strict=True):
-        alone = classifier.classify(one)
+    for attention, prediction in zip(maps, predictions, strict=True):
+        alone = classifier.classify(attention)
         assert prediction.pattern == alone.patterns
         np.testing.assert_array_equal(prediction.probabilities, alone.probabilities)
         assert prediction.margin == alone.margin
-        assert prediction.too_short == (len(one) < 8)
+        assert prediction.too_short == (len(attention) < 8)
     assert classifier.classify_maps([]) == []
 
 
@@ -82,14 +82,14 @@ def test_torch_tensors_and_bfloat16(classifier):
 
 
 def test_one_segment_is_never_block(classifier):
-    """The answer changes, the five probabilities stay what the net said."""
+    """The answer changes, the five probabilities stay those of the net."""
     squares = draw(Pattern.BLOCK, 30, ground=0.05)
-    free, held = classifier.classify(squares), classifier.classify(squares, segments=[30])
-    assert free.patterns == Pattern.BLOCK
-    assert not free.overruled
-    assert held.patterns != Pattern.BLOCK
-    assert held.overruled
-    np.testing.assert_array_equal(free.probabilities, held.probabilities)
+    undeclared, single = classifier.classify(squares), classifier.classify(squares, segments=[30])
+    assert undeclared.patterns == Pattern.BLOCK
+    assert not undeclared.overruled
+    assert single.patterns != Pattern.BLOCK
+    assert single.overruled
+    np.testing.assert_array_equal(undeclared.probabilities, single.probabilities)
     assert classifier.classify(squares, segments=[15, 15]).patterns == Pattern.BLOCK
     predictions = classifier.classify_maps([squares, squares, squares], segments=[[30], None, [0] * 15 + [1] * 15])
     assert [p.pattern == Pattern.BLOCK for p in predictions] == [False, True, True]
@@ -159,8 +159,8 @@ def test_padding_tokens_are_warned_of(classifier):
     ],
 )
 def test_special_tokens_of_the_families(classifier, tokens, special):
-    found = classifier.classify(random_maps(6, 6), tokens=tokens.split()).attention_to
-    assert {name: len(to.positions) for name, to in found.items()} == special
+    groups = classifier.classify(random_maps(6, 6), tokens=tokens.split()).attention_to
+    assert {name: len(group.positions) for name, group in groups.items()} == special
 
 
 @pytest.mark.parametrize(
@@ -201,8 +201,8 @@ def test_a_list_of_maps_names_the_bad_one(classifier):
 
 def test_threads_change_nothing():
     sample = load_sample()
-    one, many = PatternClassifier.load(threads=1), PatternClassifier.load(threads=4)
-    assert_same(one.classify(sample.attention), many.classify(sample.attention))
+    single, many = PatternClassifier.load(threads=1), PatternClassifier.load(threads=4)
+    assert_same(single.classify(sample.attention), many.classify(sample.attention))
 
 
 def test_bfloat16_helper_cuts():

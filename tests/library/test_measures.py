@@ -78,11 +78,11 @@ def test_evidence_by_hand(classifier):
     8 rows of 0.5 and row 3's 1 = 5. Both together cover everything.
     Entropy: ln 2 in 8 rows, 0 in rows 0 and 3.
     """
-    one = np.zeros((10, 10))
-    one[:, 2] += 0.5
-    one[np.arange(1, 10), np.arange(9)] += 0.5
-    one[0, 2] = 1
-    evidence = classifier.classify(one, segments=[3, 7]).evidence
+    attention = np.zeros((10, 10))
+    attention[:, 2] += 0.5
+    attention[np.arange(1, 10), np.arange(9)] += 0.5
+    attention[0, 2] = 1
+    evidence = classifier.classify(attention, segments=[3, 7]).evidence
     assert evidence.visible_mass == pytest.approx(1)
     assert evidence.stripe_mass == pytest.approx(0.6)
     assert np.flatnonzero(evidence.stripes).tolist() == [2]
@@ -94,11 +94,11 @@ def test_evidence_by_hand(classifier):
 
 def test_segment_mass_by_hand(classifier):
     """Segments of 3 and 5 tokens, each token attending 0.9 inside its own: the mean over rows is 0.9."""
-    one = np.zeros((8, 8))
-    one[:3, :3], one[:3, 3:] = 0.9 / 3, 0.1 / 5
-    one[3:, 3:], one[3:, :3] = 0.9 / 5, 0.1 / 3
-    assert classifier.classify(one, segments=[3, 5]).evidence.segment_mass == pytest.approx(0.9)
-    assert classifier.classify(one).evidence.segment_mass is None
+    attention = np.zeros((8, 8))
+    attention[:3, :3], attention[:3, 3:] = 0.9 / 3, 0.1 / 5
+    attention[3:, 3:], attention[3:, :3] = 0.9 / 5, 0.1 / 3
+    assert classifier.classify(attention, segments=[3, 5]).evidence.segment_mass == pytest.approx(0.9)
+    assert classifier.classify(attention).evidence.segment_mass is None
 
 
 @pytest.mark.parametrize("length", [8, 33, 64, 200, 700])

@@ -1,34 +1,34 @@
 import numpy as np
 import pytest
 
-from attention_patterns import PATTERNS, Pattern
+from attention_patterns import PATTERNS, ModelBundle, Pattern
 from attention_patterns.rendering import CHANNELS, render
 from tests.helpers.drawn_maps import bfloat16_bits, draw, random_maps
 
-LENGTHS = (8, 9, 16, 31, 32, 33, 63, 64, 65, 128, 512, 1024, 2048)
-SIZE = 64
+SIZE = ModelBundle.read().image_size  # pixels per side of the images that the shipped net reads
+LENGTHS = (8, 9, 16, 31, 32, 33, SIZE - 1, SIZE, SIZE + 1, 128, 512, 1024, 2048)
 
 
-def reference(one, size=SIZE):
-    """The documented rendering in plain numpy, cell by cell."""
-    length = len(one)
+def reference(attention, size=SIZE):
+    """Renders a map as documented, in plain numpy, cell by cell."""
+    length = len(attention)
     cells = min(length, size)
     bounds = [c * length // cells for c in range(cells + 1)]
     shades = np.empty((CHANNELS, cells, cells))
     for r in range(cells):
         for c in range(cells):
-            cell = one[bounds[r] : bounds[r + 1], bounds[c] : bounds[c + 1]].astype(np.float64)
+            cell = attention[bounds[r] : bounds[r + 1], bounds[c] : bounds[c + 1]].astype(np.float64)
             v = 2.5 / length
-            shades[:, r, c] = cell.max() / (cell.max() + v), cell.mean() / (cell.mean() + v), cell.max() / one.max()
+            shades[:, r, c] = cell.max() / (cell.max() + v), cell.mean() / (cell.mean() + v), cell.max() / attention.max()
     pixel = np.arange(size) * cells // size
     return 255 * shades[:, pixel[:, None], pixel[None, :]]
 
 
-@pytest.mark.parametrize("length", [1, 2, 7, 8, 31, 63, 64, 65, 100, 127, 128, 129, 200])
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 31, SIZE - 1, SIZE, SIZE + 1, 2 * SIZE - 1, 2 * SIZE, 2 * SIZE + 1, 200])
 def test_the_kernel_draws_what_the_documentation_says(length):
-    one = random_maps(length, length, seed=length)
-    image = render(one, image_size=SIZE)[0]
-    assert np.abs(image - reference(one)).max() <= 0.51  # rounding to a whole shade
+    attention = random_maps(length, length, seed=length)
+    image = render(attention, image_size=SIZE)[0]
+    assert np.abs(image - reference(attention)).max() <= 0.51  # rounding to a whole shade
 
 
 @pytest.mark.parametrize("pattern", [p for p in PATTERNS if p is not Pattern.HETEROGENEOUS])
@@ -51,28 +51,29 @@ def test_one_token_stays_visible_at_every_length(pattern):
 
 def test_a_short_map_is_enlarged_with_flat_cells():
     image = render(draw(Pattern.DIAGONAL, 16), image_size=SIZE)[0]
-    cells = image.reshape(CHANNELS, 16, 4, 16, 4)
+    cells = image.reshape(CHANNELS, 16, SIZE // 16, 16, SIZE // 16)
     assert (cells == cells[:, :, :1, :, :1]).all()
 
 
-@pytest.mark.parametrize("length", [9, 64, 130])
+@pytest.mark.parametrize("length", [9, SIZE, 130])
 def test_every_data_type_is_read_exactly(length):
-    one = random_maps(2, length, length, seed=5)
-    half, brain = one.astype(np.float16), bfloat16_bits(one)
+    maps = random_maps(2, length, length, seed=5)
+    half, brain = maps.astype(np.float16), bfloat16_bits(maps)
     as_float = (brain.astype(np.uint32) << 16).view(np.float32)
     assert (render(half, image_size=SIZE) == render(half.astype(np.float32), image_size=SIZE)).all()
-    assert (render(brain, image_size=SIZE, data_type="bfloat16") == render(_summing(as_float), image_size=SIZE)).all()
-    assert np.abs(render(one.astype(np.float64), image_size=SIZE) - 1.0 * render(one, image_size=SIZE)).max() <= 1
+    assert (render(brain, image_size=SIZE, data_type="bfloat16") == render(check_sums(as_float), image_size=SIZE)).all()
+    assert np.abs(render(maps.astype(np.float64), image_size=SIZE) - 1.0 * render(maps, image_size=SIZE)).max() <= 1
 
 
-def _summing(values):
-    """bfloat16 rows sum to 1 within 0.4 %, as float32's tolerance of 1 % allows."""
+def check_sums(values):
+    """Returns the values, whose rows, cut to bfloat16, sum to 1 within the 1 % that float32 is allowed."""
     assert np.abs(values.sum(axis=-1) - 1).max() < 0.01
     return values
 
 
 def test_float16_denormals_count():
-    one = np.full((40, 40), 2.0**-24, np.float16)  # the smallest float16
-    one[:, 3] = 1
-    assert render(one, image_size=SIZE)[0, 2, 0, 0] == 0
-    assert (render(one, image_size=SIZE) == render(one.astype(np.float32), image_size=SIZE)).all()
+    attention = np.full((40, 40), 2.0**-24, np.float16)  # the smallest float16
+    attention[:, 3] = 1
+    image = render(attention, image_size=SIZE)
+    assert image[0, 2, 0, 0] == 0
+    assert (image == render(attention.astype(np.float32), image_size=SIZE)).all()

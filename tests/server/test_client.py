@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast, T5Confi
 
 import attention_patterns_service as package
 from attention_patterns import PATTERNS, Pattern, errors
+from attention_patterns.programs.extras import missing_extra
 from attention_patterns_service import AttentionServer, Client, Limits
 from tests.helpers.drawn_maps import bfloat16_bits, draw, random_maps
 from tests.helpers.equality import assert_equal
@@ -17,7 +20,7 @@ PAIR = ["[CLS]", "the", "ferry", "[SEP]", "tide", "and", "rain", "[SEP]", "[PAD]
 
 
 def padded(*shape, mask):
-    """Random maps in which padding gets and gives no attention."""
+    """Returns random maps in which padding gets and gives no attention."""
     values = random_maps(*shape) * np.asarray(mask)[:, None] * np.asarray(mask)[None, :]
     return values / np.maximum(values.sum(-1, keepdims=True), 1e-9)
 
@@ -52,8 +55,8 @@ INPUTS = {
     "causal found": (causal(3, 5, 12, 12), {"tokens": PAIR}),
     "causal": (causal(3, 5, 12, 12), {"causal": True}),
     "not causal": (causal(3, 5, 12, 12), {"causal": False}),
-    "in parts": (random_maps(6, 4, 300, 300), {"tokens": ["[CLS]", *["word"] * 298, "[SEP]"]}),
-    "in parts, float16": (random_maps(6, 4, 500, 500).astype(np.float16), {}),
+    "in chunks": (random_maps(6, 4, 300, 300), {"tokens": ["[CLS]", *["word"] * 298, "[SEP]"]}),
+    "in chunks, float16": (random_maps(6, 4, 500, 500).astype(np.float16), {}),
 }
 
 
@@ -66,20 +69,44 @@ def small_server(classifier):
 
 @pytest.fixture(scope="module", params=["never", "always"])
 def small(small_server, request):
-    """A client of it."""
+    """A client of the small server, which sends maps or images."""
     with Client(small_server.endpoint, reduce=request.param) as connected:
         yield connected
 
 
 @pytest.fixture(scope="module")
 def small_sending(small_server):
-    """A client of it that sends the maps themselves."""
+    """A client of the small server that sends the maps themselves."""
     with Client(small_server.endpoint, reduce="never") as connected:
         yield connected
 
 
 def test_public_names_are_there():
     assert all(hasattr(package, name) for name in package.__all__)
+
+
+WITHOUT_GRPC = """
+import sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "grpc":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Finder())
+from attention_patterns_service import Limits
+from attention_patterns.errors import MissingExtraError
+try:
+    from attention_patterns_service import Client
+except MissingExtraError as error:
+    print(error)
+"""
+
+
+def test_client_without_its_extra_names_it():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_GRPC], check=True, capture_output=True, text=True)
+    expected = missing_extra("service", needed_by="attention_patterns_service", package="grpc")
+    assert done.stdout == f"{expected}\n"
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -169,8 +196,8 @@ def test_a_list_of_maps_is_answered_as_by_the_library(classifier, client, small)
     segments = [None, None, [9], None, [20, 40], None, [9], None]
     expected = classifier.classify_maps(maps, segments=segments)
     for door in (client, small):
-        for one, other in zip(door.classify_maps(maps, segments=segments), expected, strict=True):
-            assert_equal(one, other)
+        for prediction, right in zip(door.classify_maps(maps, segments=segments), expected, strict=True):
+            assert_equal(prediction, right)
     assert client.classify_maps([]) == []
 
 
@@ -212,8 +239,8 @@ def test_maps_over_the_count_are_split(classifier):
 def test_threads_share_a_client(classifier, client):
     tensors = [random_maps(3, 4, 40, 40, seed=seed) for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:
-        for one, other in zip(pool.map(client.classify, tensors), map(classifier.classify, tensors), strict=True):
-            assert_equal(one, other)
+        for there, here in zip(pool.map(client.classify, tensors), map(classifier.classify, tensors), strict=True):
+            assert_equal(there, here)
 
 
 VOCABULARY = [*("[PAD]", "[CLS]", "[SEP]", "[UNK]"), *("the", "ferry", "comes", "at", "noon", "rain", "falls")]
@@ -267,9 +294,9 @@ def test_a_batch_of_outputs_gives_one_result_a_text(client):
     outputs = model(**encoding, output_attentions=True)
     results = client.classify_outputs(outputs, encoding, tokenizer)
     assert [result.length for result in results] == [8, 12]
-    plain = {name: encoding[name].tolist() for name in encoding}  # where only the token types tell the segments
-    for one, other in zip(client.classify_outputs(outputs, plain, tokenizer), results, strict=True):
-        assert_equal(one, other)
+    plain = {name: encoding[name].tolist() for name in encoding}  # only the token types give the segments here
+    for by_types, by_texts in zip(client.classify_outputs(outputs, plain, tokenizer), results, strict=True):
+        assert_equal(by_types, by_texts)
     del plain["token_type_ids"]
     assert client.classify_outputs(outputs, plain, tokenizer)[0].evidence.segment_mass is None
 
@@ -283,7 +310,7 @@ def test_the_encoder_s_attention_is_taken_of_an_encoder_decoder(client):
     (result,) = client.classify_outputs(outputs, encoding, tokenizer)
     assert result.patterns.shape == (2, 3)
     assert result.length == 7
-    assert result.evidence.segment_mass is not None  # a fast tokenizer tells that it is a single text
+    assert result.evidence.segment_mass is not None  # a fast tokenizer knows that it is a single text
 
 
 def test_outputs_without_attention_say_how_to_load_the_model(client):

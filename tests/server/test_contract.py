@@ -32,13 +32,13 @@ def generated(tmp_path_factory):
 def test_generated_code_is_up_to_date(generated):
     """``make generate`` brings it up to date."""
     files = sorted(
-        path.relative_to(ROOT)
+        path.relative_to(ROOT / "service")
         for path in (ROOT / "service/attention_patterns_service/pb").rglob("*_pb2*")
         if "__pycache__" not in path.parts
     )
     assert len(files) == 3 * len(PROTOS)
     for file in files:
-        assert (generated / file).read_text() == (ROOT / file).read_text(), file
+        assert (generated / file).read_text() == (ROOT / "service" / file).read_text(), file
 
 
 def test_every_element_has_a_comment(generated):

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AttentionPatternServiceStub(object):
-    """Takes attention weights, one L x L matrix for each layer and head, and answers with pattern labels and measures.
+    """Takes attention weights, one L x L matrix per layer and head, and answers with patterns and measures.
     """
 
     def __init__(self, channel):
@@ -58,7 +58,7 @@ class AttentionPatternServiceStub(object):
 
 
 class AttentionPatternServiceServicer(object):
-    """Takes attention weights, one L x L matrix for each layer and head, and answers with pattern labels and measures.
+    """Takes attention weights, one L x L matrix per layer and head, and answers with patterns and measures.
     """
 
     def ClassifyHeads(self, request, context):
@@ -71,19 +71,20 @@ class AttentionPatternServiceServicer(object):
 
     def StreamClassifyHeads(self, request_iterator, context):
         """Classifies many inputs over one stream. Every message is answered by exactly one message, in order. A tensor over
-        the message limit, or simply a large one, is sent in parts of whole layers (a layer over the limit: of some of its
-        heads): each part is a request with the same request_id and declarations, and first_layer and first_head say where
-        it belongs. A bad request is answered with its error and does not end the stream; a message over the limit ends it
-        with RESOURCE_EXHAUSTED.
+        the message limit, or simply a large one, is sent in chunks of whole layers (a layer over the limit: of some of its
+        heads): each chunk is a request with the same request_id and declarations, and first_layer and first_head give its
+        place in the tensor. A bad request is answered with its error and does not end the stream; a message over the limit
+        ends it with RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClassifyImages(self, request, context):
-        """Classifies images that the caller rendered, which are a few KB each whatever the length of the map; measures are the
-        caller's too. Fails with INVALID_ARGUMENT when the images are not of the model's size, with FAILED_PRECONDITION when
-        they are of another rendering, and with RESOURCE_EXHAUSTED when the request is over one of the server's limits.
+        """Classifies images that the caller rendered, which are a few KB each whatever the length of the map; the caller also
+        measures the maps. Fails with INVALID_ARGUMENT when the images are not of the model's size, with
+        FAILED_PRECONDITION when they are of another rendering, and with RESOURCE_EXHAUSTED when the request is over one of
+        the server's limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,7 +129,7 @@ def add_AttentionPatternServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AttentionPatternService(object):
-    """Takes attention weights, one L x L matrix for each layer and head, and answers with pattern labels and measures.
+    """Takes attention weights, one L x L matrix per layer and head, and answers with patterns and measures.
     """
 
     @staticmethod
