@@ -52,14 +52,15 @@ def start(*command, folder):
 
 
 def test_the_wheel_holds_library_and_service_alone(wheel):
-    names = ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {
-        "attention_patterns",
-        "attention_patterns_service",
+    packages = ["classifier/attention_patterns", "service/attention_patterns_service"]
+    files = {
+        path.relative_to((ROOT / package).parent).as_posix()
+        for package in packages
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
     }
-    for needed in ("attention_patterns/assets/model/model.onnx", "attention_patterns/labelling/report/report.html.j2"):
-        assert needed in names
-    assert "attention_patterns/py.typed" in names
+    assert {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name} == files
+    assert {"attention_patterns/assets/model/model.onnx", "attention_patterns/py.typed"} <= files
 
 
 def test_the_first_example_runs_beside_files_of_any_name(installed, tmp_path):
@@ -82,7 +83,7 @@ def test_a_missing_extra_is_named_with_the_command_that_adds_it(installed, tmp_p
     assert done.returncode != 0
     (last,) = done.stderr.splitlines()[-1:]
     assert sentence in last
-    assert re.search(r"uv pip install 'attention-patterns\[(service|label)\] @ file://.*\.whl'$", last)
+    assert re.search(r"uv pip install --python \S+ 'attention-patterns\[(service|label)\] @ file://.*\.whl'$", last)
     assert ("Traceback" in done.stderr) == (command[0] == "python")
 
 
