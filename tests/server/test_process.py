@@ -5,11 +5,8 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -20,58 +17,9 @@ from attention_patterns.bundle import BUNDLED
 from attention_patterns_service import Client
 from tests.helpers.drawn_maps import random_maps
 from tests.helpers.equality import assert_equal
+from tests.helpers.servers import free_port, process_of, run, serving, until, workers_of
 
-ATTENTION_SERVE = Path(sys.executable).with_name("attention-serve")
 MAPS = random_maps(3, 12, 64, 64)
-
-
-def free_port():
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        return holder.getsockname()[1]
-
-
-def run(*arguments, **options):
-    """Runs ``attention-serve`` to its end."""
-    command = [ATTENTION_SERVE, *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, **options)
-
-
-@contextmanager
-def process_of(*options, environment=None, folder=None):
-    """A server process and its endpoint, that of the first line it prints."""
-    command = [ATTENTION_SERVE, *map(str, options)]
-    variables = os.environ | {"ATTENTION_SERVE_PORT": "0"} | (environment or {})
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=variables, cwd=folder, **pipes) as process:
-        try:
-            yield process, process.stdout.readline().split()[-1]
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-@contextmanager
-def serving(*options, **settings):
-    """A server process and its endpoint; ended by SIGTERM, with exit code 0."""
-    with process_of(*options, **settings) as (process, endpoint):
-        yield process, endpoint
-    assert process.returncode == 0
-
-
-def workers_of(process):
-    """The process ids of a server's workers."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return set(map(int, children.read_text().split()))
-
-
-def until(condition, seconds=300):
-    """The first true value of ``condition``."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
-    return value
 
 
 def copy_of_bundle(folder, **changes):
@@ -143,10 +91,10 @@ def test_workers_share_a_port_and_one_that_is_killed_is_replaced():
 
 
 def test_a_worker_that_keeps_dying_ends_the_server_with_a_message(tmp_path):
-    """After the first kill no new worker can start: the bundle is gone."""
+    """After a first kill no new worker can start: the bundle is gone."""
     bundle = tmp_path / "bundle"
     copy_of_bundle(bundle)
-    with process_of("--workers=2", "--model-dir", bundle, "--max-deaths=3") as (process, endpoint):
+    with process_of("--workers=2", "--model-dir", bundle, "--max-deaths=2") as (process, endpoint):
         (bundle / "bundle.json").unlink()
         staying, killed = workers_of(process)
         os.kill(killed, signal.SIGKILL)
@@ -156,7 +104,7 @@ def test_a_worker_that_keeps_dying_ends_the_server_with_a_message(tmp_path):
         logged = process.stderr.read()
     assert '"exit_code": -9' in logged
     assert re.search(
-        r"^attention-serve: workers died 3 times within 60 s, worker \d+ last, exit code 1; mend what the log reports, "
+        r"^attention-serve: workers died 2 times within 60 s, worker \d+ last, exit code 1; mend what the log reports, "
         "or raise --max-deaths$",
         logged,
         re.MULTILINE,

@@ -59,6 +59,7 @@ def main(
 ) -> None:
     """Labels the bundled sample through a server, shows its patterns and writes its report page."""
     with errors_reported("demo"):
+        output.parent.mkdir(parents=True, exist_ok=True)
         with running_server() as endpoint:
             typer.echo(f"labelling {SAMPLE} through the server on {endpoint}\n")
             _label("run", str(SAMPLE), f"--output={output}", f"--endpoint={endpoint}", "--keep-maps", "--overwrite")
