@@ -1,4 +1,4 @@
-"""The results: what is measured of maps, what the net answers, and the classification that both make."""
+"""The results: measures of maps, answers of the net, and the classification that both make."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace

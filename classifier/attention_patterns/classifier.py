@@ -29,7 +29,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Oversight:
-    """How a caller follows a call and ends it; several threads call these functions at once.
+    """The functions by which a caller follows and ends a call; several threads call them at once.
 
     Attributes:
         wanted: Asked before each span of maps; once it answers False the call raises AbandonedError.

@@ -10,7 +10,7 @@ AttentionPatternsError
 │   ├── TransposedError             its columns sum to 1, not its rows
 │   ├── RowSumError                 a row does not sum to 1
 │   └── NotCausalError              declared causal, but attends above the diagonal
-├── InvalidDeclarationError     what was declared of the input does not fit it
+├── InvalidDeclarationError     a declaration of the caller does not fit the input
 │   ├── TokensError                 tokens do not match the length
 │   ├── TokenGroupsError            a group's name is taken or a position is outside
 │   ├── SegmentsError               segments do not match the length
@@ -78,7 +78,7 @@ class NotCausalError(InvalidAttentionError):
 
 
 class InvalidDeclarationError(AttentionPatternsError, ValueError):
-    """What the caller declared of the input does not fit it."""
+    """A declaration of the caller does not fit the input."""
 
 
 class TokensError(InvalidDeclarationError):

@@ -43,7 +43,7 @@ class Limits:
             raise RequestLimitError(f"attention is of {maps.length} tokens, expected at most {self.length}")
 
     def check_answer(self, maps: AttentionMaps, declaration: Declaration) -> None:
-        """Refuses maps whose answer would be too large: it holds the measures and the name of each token group per map.
+        """Refuses maps whose answer would be too large: per map it holds the name and measures of each token group.
 
         Raises:
             RequestLimitError: The answer would be too large.

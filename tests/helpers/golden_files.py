@@ -1,4 +1,4 @@
-"""The golden files and their generator; ``python -m tests.helpers.golden_files`` rewrites them after a wanted change."""
+"""The golden files and their generator; ``python -m tests.helpers.golden_files`` rewrites them after a change."""
 
 import json
 from pathlib import Path

@@ -51,7 +51,7 @@ SQUARE = random_maps(12, 12)
         (None, errors.DataTypeError, "dtype object"),
     ],
 )
-def test_what_is_no_attention_map(classifier, attention, error, message):
+def test_an_array_that_is_no_attention_map_is_refused(classifier, attention, error, message):
     with pytest.raises(error, match=message):
         classifier.classify(attention)
 

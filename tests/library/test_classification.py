@@ -19,7 +19,7 @@ def assert_same(first, second):
     np.testing.assert_array_equal(first.evidence.row_entropy, second.evidence.row_entropy)
 
 
-def test_public_names_are_there():
+def test_public_names_exist():
     assert len(set(library.__all__)) == len(library.__all__)
     assert all(hasattr(library, name) for name in library.__all__)
 

@@ -81,7 +81,7 @@ def small_sending(small_server):
         yield connected
 
 
-def test_public_names_are_there():
+def test_public_names_exist():
     assert all(hasattr(package, name) for name in package.__all__)
 
 
@@ -127,7 +127,7 @@ def test_the_server_answers_as_the_library_does(classifier, client, name):
     ],
     ids=lambda attention: "x".join(map(str, attention.shape)),
 )
-def test_a_tensor_over_the_limit_is_split(classifier, small, attention):
+def test_a_tensor_over_the_limit_is_cut_into_chunks(classifier, small, attention):
     tokens = ["[CLS]", *["word"] * (attention.shape[-1] - 1)]
     assert_equal(small.classify(attention, tokens=tokens), classifier.classify(attention, tokens=tokens))
 
@@ -183,7 +183,7 @@ def test_an_error_is_the_library_s(classifier, client, attention, declared):
     assert (type(there.value), str(there.value)) == (type(here.value), str(here.value))
 
 
-def test_an_error_in_a_split_layer_names_the_head(small):
+def test_an_error_in_a_chunk_of_a_layer_names_the_head(small):
     with pytest.raises(errors.RowSumError, match=r"^attention\[layer 1, head 19\]: row 5 sums to 0.5"):
         small.classify(bad_row(1, 19, 5, shape=(2, 24, 60, 60)))
 
@@ -218,7 +218,7 @@ def test_the_model_is_described(classifier, client):
     assert (model.max_message_bytes, model.max_maps, model.max_length) == (72 << 20, 16_384, 8192)
 
 
-def test_what_travels_is_chosen_by_size(server, monkeypatch):
+def test_maps_or_images_are_sent_by_their_size(server, monkeypatch):
     """A map of 41 tokens in float32 has 6,724 bytes, one of 42 has 7,056, an image 6,912."""
     sent = []
     with Client(server.endpoint) as own:
@@ -228,7 +228,7 @@ def test_what_travels_is_chosen_by_size(server, monkeypatch):
         assert sent == [own._get_model, own._classify_heads, own._classify_images, own._classify_heads]
 
 
-def test_maps_over_the_count_are_split(classifier):
+def test_maps_over_the_count_are_cut_into_chunks(classifier):
     maps = random_maps(5, 7, 9, 9)
     with AttentionServer(classifier, port=0, limits=Limits(maps=6)) as few:
         for reduce in ("never", "always"):
@@ -287,7 +287,7 @@ def test_outputs_of_a_model_are_read_with_their_encoding(classifier, client, sid
     assert of_single.evidence.segment_mass is not None
 
 
-def test_a_batch_of_outputs_gives_one_result_a_text(client):
+def test_a_batch_of_outputs_gives_one_result_per_text(client):
     tokenizer, model = tokenizer_of(), bert(attn_implementation="eager")
     texts = [["the ferry comes", "rain falls"], ["rain falls at noon", "the rain falls at noon"]]
     encoding = tokenizer(texts, padding=True, return_token_type_ids=True, return_tensors="pt")
@@ -313,7 +313,7 @@ def test_the_encoder_s_attention_is_taken_of_an_encoder_decoder(client):
     assert result.evidence.segment_mass is not None  # a fast tokenizer knows that it is a single text
 
 
-def test_outputs_without_attention_say_how_to_load_the_model(client):
+def test_an_error_on_outputs_without_attention_names_how_to_load_the_model(client):
     tokenizer = tokenizer_of()
     encoding = tokenizer(["the ferry comes at noon"], return_tensors="pt")
     with pytest.raises(errors.ShapeError, match='attn_implementation="eager"'):

@@ -18,7 +18,7 @@ MESSAGES = st.builds(
 
 
 @given(message=MESSAGES, payload=st.binary(max_size=300))
-def test_what_is_written_is_what_generated_code_writes_and_reads(message, payload):
+def test_messages_are_written_and_read_as_by_generated_code(message, payload):
     data = HEADS.write(Parcel(message, payload))
     whole = pb.ClassifyHeadsRequest()
     whole.CopyFrom(message)
@@ -74,7 +74,7 @@ def test_a_message_without_payload_is_read():
 
 
 @given(data=st.binary(max_size=60) | st.binary(max_size=12).map(lambda rest: b"\x12\x0a\x1a\x08" + rest))
-def test_whatever_comes_is_read_as_generated_code_reads_it(data):
+def test_any_bytes_are_read_as_by_generated_code(data):
     """Bytes that start like a request with a tensor are among them."""
     try:
         expected = pb.ClassifyHeadsRequest.FromString(data)
