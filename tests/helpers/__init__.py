@@ -1,0 +1,12 @@
+"""Functions that several tests share.
+
+calls.py               calls to a server as bytes, below the client
+drawn_maps.py          maps drawn by rule
+equality.py            equality of results, to the last bit
+golden_files.py        the golden files and their generator
+http2.py               calls as the frames of HTTP/2 that they consist of
+labelled_runs.py       dumps to label, the command that labels them, and the comparison of two runs
+servers.py             server processes, and the wait for what they do
+small_transformers.py  small transformers with random weights
+triton_client.py       Triton's own client, run as a process
+"""

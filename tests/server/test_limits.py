@@ -1,6 +1,8 @@
+"""Limits on calls, bytes, maps and time: beyond them a call is refused, and none keeps its place for ever."""
+
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import grpc
 import numpy as np
@@ -9,87 +11,53 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from attention_patterns import errors
 from attention_patterns_service import AttentionServer, Client, Limits
-from attention_patterns_service.contract.converters import (
-    HEADS,
-    IMAGES,
-    declared_request,
-    images_request_of,
-    request_of,
-)
+from attention_patterns_service.contract.converters import IMAGES, images_request_of
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.attention_patterns.v1.attention_patterns_pb2_grpc import AttentionPatternServiceStub
+from tests.helpers.calls import HeldStreams, message_of, method_of
 from tests.helpers.drawn_maps import random_maps
 from tests.helpers.equality import assert_equal
+from tests.helpers.servers import until
+
+ENDED = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
-def method(channel, name="ClassifyHeads", kind="unary_unary"):
-    """A method as raw bytes."""
-    return getattr(channel, kind)(f"/attention_patterns.v1.AttentionPatternService/{name}")
+def large_message(layers):
+    """Returns a message of so many layers of the same 12 maps, a millisecond of work each."""
+    maps = random_maps(1, 12, 64, 64).astype(np.float16)
+    return message_of(np.broadcast_to(maps, (layers, 12, 64, 64)))
 
 
-def message_of(maps):
-    from attention_patterns.attention_map import read_attention, read_declaration  # noqa: PLC0415
-
-    read = read_attention(maps, None)
-    return HEADS.write(request_of(read, declared_request(read_declaration(read.length), length=read.length)))
-
-
-def reason(error):
-    (info,) = [value for key, value in error.value.trailing_metadata() if key == "grpc-status-details-bin"]
-    return info
-
-
-class Held:
-    """Open streams, each of which has been answered once."""
-
-    def __init__(self, channel, count):
-        self.let_go = threading.Event()
-        stub = AttentionPatternServiceStub(channel)
-        self.calls = [stub.StreamClassifyHeads(self._requests()) for _ in range(count)]
-        for call in self.calls:
-            next(call)
-
-    def _requests(self):
-        yield pb.StreamClassifyHeadsRequest()
-        self.let_go.wait()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.let_go.set()
-        for call in self.calls:
-            list(call)
+def is_idle(server):
+    return server.load.calls == server.load.bytes == 0
 
 
 def test_calls_over_the_limit_are_refused_at_once_and_health_is_not(classifier):
     with (
-        AttentionServer(classifier, port=0, limits=Limits(calls=2, idle_seconds=20)) as server,
+        AttentionServer(classifier, port=0, limits=Limits(calls=2)) as server,
         grpc.insecure_channel(server.endpoint) as channel,
         Client(server.endpoint) as client,
     ):
-        with Held(channel, 2):
+        with HeldStreams(channel, 2):
             with pytest.raises(errors.OverloadedError, match="2 calls are in flight, the server takes 2"):
                 client.model()
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         for _ in range(5):
-            assert client.classify(random_maps(9, 9)).length == 9  # what ended was counted out
+            until(lambda: is_idle(server))  # what ended was counted out
+            assert client.model().max_maps
 
 
 def test_calls_that_are_cancelled_are_counted_out(classifier):
     with (
-        AttentionServer(classifier, port=0, limits=Limits(calls=2, idle_seconds=20)) as server,
+        AttentionServer(classifier, port=0, limits=Limits(calls=2)) as server,
         grpc.insecure_channel(server.endpoint) as channel,
     ):
         for _ in range(20):
-            call = method(channel, "StreamClassifyHeads", "stream_stream")(iter([b""]))
+            call = method_of(channel, "StreamClassifyHeads", "stream_stream")(iter([b""]))
             next(call)
             call.cancel()
-            deadline = time.monotonic() + 30
-            while server.load.calls and time.monotonic() < deadline:
-                time.sleep(0.005)
-        assert server.load.calls == server.load.bytes == 0
+            until(lambda: is_idle(server))
 
 
 def test_bytes_over_the_limit_are_refused(classifier):
@@ -100,13 +68,13 @@ def test_bytes_over_the_limit_are_refused(classifier):
     ):
         with pytest.raises(
             grpc.RpcError, match=f"0 bytes are in flight and {len(large)} came, the server takes"
-        ) as told:
-            method(channel)(large)
-        assert told.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        method(channel)(small)
-        stub = AttentionPatternServiceStub(channel)
-        requests = [pb.ClassifyHeadsRequest.FromString(one) for one in (large, small)]
-        answers = list(stub.StreamClassifyHeads(pb.StreamClassifyHeadsRequest(request=one) for one in requests))
+        ) as refused:
+            method_of(channel)(large)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        method_of(channel)(small)
+        requests = [pb.ClassifyHeadsRequest.FromString(message) for message in (large, small)]
+        streamed = (pb.StreamClassifyHeadsRequest(request=request) for request in requests)
+        answers = list(AttentionPatternServiceStub(channel).StreamClassifyHeads(streamed))
         assert [answer.error.reason for answer in answers] == ["OVERLOADED", ""]
 
 
@@ -123,7 +91,7 @@ def test_more_or_longer_maps_than_the_server_takes_are_refused(classifier, maps,
         grpc.insecure_channel(server.endpoint) as channel,
         pytest.raises(grpc.RpcError, match=message) as refused,
     ):
-        method(channel)(message_of(maps))
+        method_of(channel)(message_of(maps))
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -134,91 +102,100 @@ def test_images_over_the_count_are_refused(classifier):
         grpc.insecure_channel(server.endpoint) as channel,
         pytest.raises(grpc.RpcError, match="the request holds 11 maps"),
     ):
-        method(channel, "ClassifyImages")(images)
+        method_of(channel, "ClassifyImages")(images)
 
 
 def test_a_request_ends_with_the_server_s_time(classifier):
-    message = message_of(np.broadcast_to(random_maps(1, 12, 64, 64).astype(np.float16), (700, 12, 64, 64)))
+    """A second of work is asked for where a request may take a twentieth."""
     with (
         AttentionServer(classifier, port=0, limits=Limits(seconds=0.05)) as server,
         grpc.insecure_channel(server.endpoint) as channel,
         Client(server.endpoint) as client,
     ):
         with pytest.raises(grpc.RpcError) as ended:
-            method(channel)(message)
-        assert ended.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-        assert client.classify(random_maps(9, 9)).length == 9
+            method_of(channel)(large_message(100))
+        assert ended.value.code() in ENDED
+        until(lambda: is_idle(server))
+
+        def is_answered():  # where the cores are busy, in one of several tries
+            with suppress(errors.AttentionPatternsError):
+                return client.classify(random_maps(9, 9)).length == 9
+
+        assert until(is_answered)
 
 
 def test_a_call_whose_time_is_over_costs_nothing_more(classifier):
-    """Ten seconds of work are asked for with a deadline of a fifth of a second."""
-    maps = random_maps(1, 12, 64, 64).astype(np.float16)
-    message = message_of(np.broadcast_to(maps, (700, 12, 64, 64)))
+    """Several seconds of work are asked for with a deadline of a fifth of a second."""
+    layers = 200
+    message = large_message(layers)
     with (
         AttentionServer(classifier, port=0) as server,
         grpc.insecure_channel(server.endpoint) as channel,
         ThreadPoolExecutor(4) as pool,
     ):
-        calls = [pool.submit(method(channel), message, timeout=0.2) for _ in range(4)]
+        calls = [pool.submit(method_of(channel), message, timeout=0.2) for _ in range(4)]
         for call in calls:
-            assert call.exception().code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-        deadline = time.monotonic() + 30
-        while server.load.calls and time.monotonic() < deadline:
-            time.sleep(0.005)
+            assert call.exception().code() in ENDED
+        until(lambda: is_idle(server))
         classified = server.metrics.registry.get_sample_value("attention_maps_total", {"pattern": "Heterogeneous"}) or 0
-        assert server.load.calls == server.load.bytes == 0
-        assert classified < 4 * 8400 / 2
+        assert classified < 4 * 12 * layers / 2
 
 
 def test_a_silent_stream_is_ended(classifier):
+    silent = threading.Event()
+
+    def requests():
+        yield pb.StreamClassifyHeadsRequest()
+        silent.wait()
+
     with (
         AttentionServer(classifier, port=0, limits=Limits(idle_seconds=0.2)) as server,
         grpc.insecure_channel(server.endpoint) as channel,
     ):
-        held = Held(channel, 1)
         with pytest.raises(grpc.RpcError, match=r"no request came for 0\.2 s") as ended:
-            next(held.calls[0])
-        held.let_go.set()
+            list(AttentionPatternServiceStub(channel).StreamClassifyHeads(requests()))
+        silent.set()
         assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def test_calls_without_a_message_hold_no_place_for_ever(classifier):
     silent = threading.Event()
 
-    def nothing():
+    def no_message():
         silent.wait()
         yield b""
 
     with (
-        AttentionServer(classifier, port=0, limits=Limits(calls=2, seconds=1)) as server,
+        AttentionServer(classifier, port=0, limits=Limits(calls=2)) as server,
         grpc.insecure_channel(server.endpoint) as channel,
         Client(server.endpoint) as client,
     ):
-        calls = [method(channel, "GetModel", "stream_unary").future(nothing()) for _ in range(2)]
-        deadline = time.monotonic() + 30
-        while server.load.calls < 2 and time.monotonic() < deadline:
-            time.sleep(0.005)
+        waiting = server._watchdog._waiting
+        calls = [method_of(channel, "GetModel", "stream_unary").future(no_message()) for _ in range(2)]
+        until(lambda: len(waiting) == 2)
         with pytest.raises(errors.OverloadedError):
             client.model()
-        assert [call.exception(timeout=30).code() for call in calls] == [grpc.StatusCode.CANCELLED] * 2
+        waiting.update(dict.fromkeys(waiting, 0.0))  # their time is over
+        assert [call.exception().code() for call in calls] == [grpc.StatusCode.CANCELLED] * 2
+        until(lambda: is_idle(server))
         assert client.model().max_maps
         silent.set()
 
 
 @pytest.mark.parametrize("name", ["ClassifyHeads", "ClassifyImages", "GetModel"])
-def test_what_is_no_message_is_named(server, name):
+def test_bytes_that_are_not_a_message_are_named(server, name):
     with grpc.insecure_channel(server.endpoint) as channel:
-        with pytest.raises(grpc.RpcError, match="the message is not a ") as refused:
-            method(channel, name)(b"\xff\xff\xff")
+        with pytest.raises(grpc.RpcError, match=f"the message is not a {name}Request") as refused:
+            method_of(channel, name)(b"\xff\xff\xff")
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         with pytest.raises(grpc.RpcError, match="the call holds no message, expected one"):
-            method(channel, name, "stream_unary")(iter([]))
+            method_of(channel, name, "stream_unary")(iter([]))
 
 
-def test_a_stream_ends_at_what_is_no_message(server):
+def test_a_stream_ends_at_bytes_that_are_not_a_message(server):
     with grpc.insecure_channel(server.endpoint) as channel:
         good = pb.StreamClassifyHeadsRequest().SerializeToString()
-        call = method(channel, "StreamClassifyHeads", "stream_stream")(iter([good, b"\xff\xff\xff", good]))
+        call = method_of(channel, "StreamClassifyHeads", "stream_stream")(iter([good, b"\xff\xff\xff", good]))
         assert pb.StreamClassifyHeadsResponse.FromString(next(call)).error.reason == "DATA_TYPE"
         with pytest.raises(grpc.RpcError, match="the message is not a StreamClassifyHeadsRequest"):
             next(call)
@@ -237,7 +214,7 @@ def test_a_stream_ends_at_what_is_no_message(server):
 def test_images_that_the_model_does_not_read_are_refused(server, fields, code, message):
     whole = {"rendering_version": 1, "image_size": 48, "images": bytes(6912)} | fields
     with grpc.insecure_channel(server.endpoint) as channel, pytest.raises(grpc.RpcError, match=message) as refused:
-        method(channel, "ClassifyImages")(pb.ClassifyImagesRequest(**whole).SerializeToString())
+        method_of(channel, "ClassifyImages")(pb.ClassifyImagesRequest(**whole).SerializeToString())
     assert refused.value.code().name == code
 
 
