@@ -66,7 +66,7 @@ class Call:
 
         Args:
             deadline: Seconds of ``time.perf_counter``.
-            seen: Receives the images of each chunk and the net's answer to them.
+            seen: Receives the images of each span of maps and the net's answer to them.
         """
         return Oversight(
             wanted=lambda: time.perf_counter() < deadline and bool(self._context.is_active()),

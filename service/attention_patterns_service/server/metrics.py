@@ -15,7 +15,7 @@ from attention_patterns_service.contract.errors import Failure
 from attention_patterns_service.server.call import Call
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
-_DRIFT_EVERY = 32  # chunks; the first map of each goes into one update of the drift
+_DRIFT_EVERY = 32  # spans of maps; the first map of each goes into one update of the drift
 _MAPS = (1, 2, 4, 12, 36, 72, 144, 384, 1024, 4096, 16384)
 
 
@@ -88,7 +88,7 @@ class Metrics:
         self._by_pattern = [self._maps.labels(pattern=str(pattern)) for pattern in PATTERNS]
         self._latest = Drift({})
         self._model_labels: tuple[str, ...] = ()
-        self._samples: list[bytes] = []  # images, one per chunk
+        self._samples: list[bytes] = []  # images, one per span of maps
         self._sample_shape: tuple[int, ...] = ()
         self._lock = Lock()
 
@@ -106,7 +106,7 @@ class Metrics:
         self._latest = Drift(bundle.reference)
 
     def count_answers(self, images: NDArray[np.uint8], answer: NetAnswer) -> None:
-        """Counts the net's answers to a chunk of images, and follows the drift of the images."""
+        """Counts the net's answers to the images of a span of maps, and follows the drift of the images."""
         # In plain Python: for a few maps numpy is no faster, and each call of it lets other threads go first.
         counts, uncertain = [0] * len(PATTERNS), 0
         for row in answer.probabilities.tolist():
@@ -118,7 +118,7 @@ class Metrics:
                 counter.inc(count)
         if uncertain:
             self._uncertain.inc(uncertain)
-        self._follow_drift(images[0])  # one per chunk: all would take as long as the net
+        self._follow_drift(images[0])  # one per span: all would take as long as the net
 
     def _follow_drift(self, image: NDArray[np.uint8]) -> None:
         with self._lock:
