@@ -11,13 +11,13 @@ PROTOC = -m grpc_tools.protoc -Iattention_patterns_service/pb=proto proto/attent
 .PHONY: run test test-lowest check audit generate train bench fuzz lock
 
 run: .venv/run  ## the main job: sample attention through a real server
-	$(RUN) -m attention_patterns_service.command.demo
+	$(RUN) -P -m attention_patterns_service.command.demo
 
 test: .venv/dev  ## every test
 	$(RUN) -m pytest
 
-test-lowest: .venv-lowest/test  ## the tests of library, service and labeller with the lowest versions promised
-	.venv-lowest/bin/python -m pytest tests/library tests/server tests/labeller
+test-lowest: .venv-lowest/test  ## library, service and labeller with the lowest versions promised, whose mixture may warn
+	.venv-lowest/bin/python -m pytest -W default tests/library tests/server tests/labeller
 
 check: .venv/dev  ## lint, types, architecture, generated code
 	$(RUN) -m ruff check .
@@ -34,7 +34,7 @@ generate: .venv/dev  ## protobuf code from the contract
 	$(RUN) $(PROTOC) --python_out=service --grpc_python_out=service --pyi_out=service
 
 train: .venv/dev  ## the shipped model bundle, from the labelled data set
-	$(RUN) -m attention_patterns_training.train
+	$(RUN) -m attention_patterns_training train
 
 bench: .venv/dev  ## speed in ratios, measured in one run
 	$(RUN) -m benchmarks.kernel

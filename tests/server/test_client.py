@@ -267,7 +267,7 @@ def bert(**options):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_outputs_of_a_model_are_read_with_their_encoding(classifier, client, side, dtype):
     """A pair of 10 tokens, and a single text of 6 padded to 10."""
-    tokenizer, model = tokenizer_of(padding_side=side), bert(attn_implementation="eager", dtype=dtype)
+    tokenizer, model = tokenizer_of(padding_side=side), bert(attn_implementation="eager").to(dtype)
     pair = tokenizer(["the ferry comes at noon"], ["rain falls"], return_tensors="pt")
     single = tokenizer(["rain falls at noon"], padding="max_length", max_length=10, return_tensors="pt")
     outputs = [model(**encoding, output_attentions=True) for encoding in (pair, single)]
