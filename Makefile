@@ -70,11 +70,11 @@ lock: .venv/uv  ## the lock files
 	touch $@
 
 .venv/dev: requirements/dev.txt .venv/run
-	$(UV) pip install --quiet --python .venv --require-hashes --requirement requirements/dev.txt
+	$(UV) pip install --quiet --python .venv --compile-bytecode --require-hashes --requirement requirements/dev.txt
 	touch $@
 
 .venv-lowest/test: requirements/lowest.txt pyproject.toml | .venv/uv
 	$(UV) venv --quiet --allow-existing --python $(LOWEST) .venv-lowest
-	$(UV) pip install --quiet --python .venv-lowest --require-hashes --requirement requirements/lowest.txt
+	$(UV) pip install --quiet --python .venv-lowest --compile-bytecode --require-hashes --requirement requirements/lowest.txt
 	$(UV) pip install --quiet --python .venv-lowest --no-deps --editable .
 	touch $@
