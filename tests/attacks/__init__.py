@@ -4,10 +4,15 @@ The commands run for minutes: ``python -m tests.attacks.fuzz`` (``make fuzz``) a
 The tests are short forms of them.
 
 callers.py              eight callers, and the ledger of what became of their requests
+conftest.py             the bench that the fuzzer's targets stand on
 faults.py               command: servers that are killed, given another bundle, or left by their clients
 fuzz.py                 command: bad input, fed to every method and to the library
-fuzz_seeds.py           inputs for the fuzzers, right and wrong
+fuzz_expected.py        right answers, as plain numpy decides
+fuzz_messages.py        messages, drawn whole, tampered with, or torn
+fuzz_seeds.py           attention with its declaration, right and wrong
+fuzz_targets.py         what is fed, and the judges of what comes of it
+test_bad_input.py       bad input, one by one
 test_broken_clients.py  callers who break the rules, do not end their calls, or ask for too much
 test_faults.py          servers that fail while they are called
-test_fuzz.py            bad input, in bulk and one by one
+test_fuzz.py            bad input in bulk, and proofs that the fuzzer finds
 """
