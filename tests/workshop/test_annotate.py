@@ -17,13 +17,16 @@ import typer
 from playwright.sync_api import expect, sync_playwright
 
 from attention_patterns import Pattern
-from attention_patterns_training.labels.annotate import Answers, begin_labels, main
-from attention_patterns_training.labels.dataset import COLUMNS, Annotator, read_labels, write_labels
+from attention_patterns_training.labels.annotate import annotate, begin_labels
+from attention_patterns_training.labels.annotators import Annotator
+from attention_patterns_training.labels.answers import AnswerFile
+from attention_patterns_training.labels.dataset import COLUMNS, read_labels, write_labels
 from tests.helpers.drawn_maps import draw, random_maps
 
 SWITCHES = ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking")
 SWITCHES += ("disable-component-update", "disable-sync")
 COUNT = 6
+PATIENCE = 120  # seconds for what takes parts of one: the machine may be busy
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,8 @@ class Running:
 
 @contextmanager
 def serving(folder, annotator="a", port=0):
-    command = [
-        sys.executable,
-        "-m",
-        "attention_patterns_training.labels.annotate",
-        folder,
-        "--annotator",
-        annotator,
-        "--port",
-        port,
-    ]
+    command = [sys.executable, "-P", "-m", "attention_patterns_training", "annotate", folder]
+    command += ["--annotator", annotator, "--port", port]
     with subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True) as process:
         try:
             printed = process.stdout.readline() + process.stdout.readline()
@@ -69,7 +64,8 @@ def browser():
 def page(browser):
     """A page; what goes wrong on it is in ``page.complaints``."""
     opened = browser.new_page(viewport={"width": 1280, "height": 800})
-    opened.set_default_timeout(10_000)
+    opened.set_default_timeout(1000 * PATIENCE)
+    expect.set_options(timeout=1000 * PATIENCE)
     opened.complaints = []
     opened.on("console", lambda message: opened.complaints.append(message.text))
     opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
@@ -80,15 +76,15 @@ def page(browser):
 @pytest.fixture
 def folder(labelled, tmp_path):
     """A user's own folder: real maps, no labels.csv; numbers are fine as names."""
-    short = [one for one in labelled.maps if len(one) < 40][:COUNT]
-    np.savez(tmp_path / "maps.npz", **{str(n): one for n, one in enumerate(short)})
+    short = [attention for attention in labelled.maps if len(attention) < 40][:COUNT]
+    np.savez(tmp_path / "maps.npz", **{str(n): attention for n, attention in enumerate(short)})
     return tmp_path
 
 
 def press(page, *keys):
     """Presses keys, each when the picture of the map it is meant for is on the page."""
     for key in keys:
-        page.wait_for_function("view !== 'map' || (seen === at && !saving)")
+        page.wait_for_function("view !== 'map' || (pictureAt === at && !saving)")
         page.keyboard.press(key)
     page.wait_for_function("!saving")
 
@@ -103,7 +99,7 @@ def test_a_folder_is_labelled_by_keys_across_a_crash(folder, page):
         page.goto(server.address)
         assert read_labels(folder)["source"].unique().tolist() == [folder.name]
         with pytest.raises(typer.BadParameter, match="open in another server"):
-            main(folder, annotator=Annotator.A, port=0)
+            annotate(folder, annotator=Annotator.A, port=0)
         expect(page.locator("#name")).to_have_text(f"Map 1 of {COUNT}")
         press(page, "v", "Shift+D", "3", "Shift+2", "Shift+2", "h")
         assert lines(folder) == [["Vertical", ""], ["Vertical+Diagonal", "Diagonal"], ["Heterogeneous", ""]]
@@ -141,7 +137,7 @@ def test_a_folder_is_labelled_by_keys_across_a_crash(folder, page):
         ]
         assert page.complaints == []
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 0
+        assert server.process.wait(PATIENCE) == 0
         assert f"{COUNT} of {COUNT} maps labelled" in server.process.stdout.read()
 
 
@@ -189,7 +185,7 @@ def test_third_look_and_what_cannot_be_saved(folder, page):
         expect(alarm).to_be_hidden()
         assert lines(folder, "third") == [["Diagonal", ""]]
 
-        page.wait_for_function("seen === at")
+        page.wait_for_function("pictureAt === at")
         server.process.kill()
         server.process.wait()
         press_unsaved(page, "h")
@@ -199,7 +195,7 @@ def test_third_look_and_what_cannot_be_saved(folder, page):
 
 
 def press_unsaved(page, key):
-    page.wait_for_function("seen === at")
+    page.wait_for_function("pictureAt === at")
     page.keyboard.press(key)
 
 
@@ -235,7 +231,7 @@ def test_wrong_labels_are_refused(tmp_path, labels, message):
     np.savez(tmp_path / "maps.npz", one=draw(Pattern.BLOCK, 20))
     (tmp_path / "labels.csv").write_text(labels)
     with pytest.raises(typer.BadParameter, match=message):
-        main(tmp_path, annotator=Annotator.A, port=0)
+        annotate(tmp_path, annotator=Annotator.A, port=0)
 
 
 def test_wrong_maps_are_refused(tmp_path):
@@ -257,11 +253,15 @@ def test_wrong_maps_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("map_id,pattern\n", "line 1"), ("map_id,pattern,second\nm,V,\n", "line 2: pattern 'V'")],
+    [
+        ("map_id,pattern\n", "line 1: 2 cells, expected 3"),
+        ("m,Vertical,\n", "line 1: expected the header"),
+        ("map_id,pattern,second\nm,V,\n", "line 2: pattern 'V'"),
+    ],
 )
 def test_a_file_of_other_answers_is_refused(tmp_path, content, message):
     path = tmp_path / "answers-a.csv"
     path.write_text(content)
     with pytest.raises(typer.BadParameter, match=message):
-        Answers(path)
+        AnswerFile(path)
     assert path.read_text() == content

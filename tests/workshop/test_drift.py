@@ -2,7 +2,7 @@ import numpy as np
 
 from attention_patterns.drift import Drift, deciles, features
 from attention_patterns.rendering import render
-from attention_patterns_training.net.examples import images_of
+from attention_patterns_training.net.examples import render_all
 from tests.helpers.drawn_maps import random_maps
 
 
@@ -14,14 +14,14 @@ def index_of(images, classifier):
 
 
 def test_the_training_maps_are_no_drift_and_noise_is(classifier, labelled):
-    images = images_of(labelled.part("train").maps[::3], classifier.bundle.image_size).numpy()
+    images = render_all(labelled.split("train").maps[::3], classifier.bundle.image_size).numpy()
     assert max(index_of(images, classifier).values()) < 0.1
     noise = render(random_maps(300, 60, 60), image_size=classifier.bundle.image_size)
     assert min(index_of(noise, classifier).values()) > 0.25
 
 
 def test_the_bundle_s_reference_is_that_of_the_training_maps(classifier, labelled):
-    images = images_of(labelled.part("train").maps, classifier.bundle.image_size).numpy()
+    images = render_all(labelled.split("train").maps, classifier.bundle.image_size).numpy()
     assert {name: list(edges) for name, edges in classifier.bundle.reference.items()} == deciles(images)
 
 

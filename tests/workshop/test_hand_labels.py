@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from attention_patterns_training.__main__ import app
 from attention_patterns_training.labels.dataset import CODES, COLUMNS, read_labels, write_labels
-from attention_patterns_training.labels.hand_labels import app
 from attention_patterns_training.labels.sheets import cell_pixels, draw_map
 from tests.helpers.drawn_maps import random_maps
 
@@ -17,8 +17,8 @@ def folder(tmp_path):
     maps = {f"m{n}": random_maps(10 + 3 * n, 10 + 3 * n, seed=n).astype(np.float16) for n in range(COUNT)}
     np.savez_compressed(tmp_path / "maps.npz", allow_pickle=False, **maps)
     rows = [
-        {"map_id": name, "length": len(one), "segments": f"4+{len(one) - 4}", "direction": "bidirectional"}
-        for name, one in maps.items()
+        {"map_id": name, "length": len(a), "segments": f"4+{len(a) - 4}", "direction": "bidirectional"}
+        for name, a in maps.items()
     ]
     write_labels(pd.DataFrame(rows).reindex(columns=list(COLUMNS), fill_value=""), tmp_path)
     return tmp_path
@@ -58,6 +58,19 @@ def test_two_passes_and_a_third_look(folder, tmp_path):
         "Heterogeneous",
     ]
     assert table.loc["m0", ["pattern", "second"]].tolist() == ["Vertical", "Vertical+Diagonal"]
+
+
+def test_calibration_is_printed_by_annotator_and_round(tmp_path):
+    """At first all maps are called Vertical, which half of them are: kappa is 0. In the last round all are right: 1."""
+    house = ["Vertical", "Block", "Vertical", "Block"]
+    pd.DataFrame({"id": range(4), "label": house, "second": ""}).to_csv(tmp_path / "labels.csv", index=False)
+    rounds = [pd.DataFrame({"round": 1, "pattern": ["Vertical"] * 4}), pd.DataFrame({"round": 2, "pattern": house})]
+    answers = pd.concat(rounds).assign(annotator=7, id=[*range(4)] * 2, second="")
+    answers.to_csv(tmp_path / "answers.csv", index=False)
+    printed = run("calibration", tmp_path, "--answers", tmp_path / "answers.csv")
+    assert "annotator 7, round 1: 4 maps, kappa 0.000" in printed
+    assert "annotator 7, round 2: 4 maps, kappa 1.000" in printed
+    assert "last rounds: 4 answers, kappa 1.000" in printed
 
 
 def test_the_order_differs_between_annotators(folder, tmp_path):

@@ -1,32 +1,25 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from attention_patterns import ModelBundle
 from attention_patterns.bundle import BUNDLED
+from attention_patterns_training.__main__ import app
 from attention_patterns_training.evaluation import ablation, robustness, speed
 from attention_patterns_training.evaluation.baselines import FEATURES, Rule, boosted_trees, features
 from attention_patterns_training.evaluation.card import card_text
-from attention_patterns_training.evaluation.evaluate import answers, figures, headline
+from attention_patterns_training.evaluation.evaluate import answer_maps, compute_figures, headline_figures
 from attention_patterns_training.evaluation.pictures import draw_maps, draw_sureness
 from attention_patterns_training.evaluation.results import read_results
-from attention_patterns_training.labels.dataset import LabelledMaps
-from attention_patterns_training.net import recipe
-from attention_patterns_training.net.examples import images_of, synthetic_examples
-from attention_patterns_training.net.net import Design
-from attention_patterns_training.net.recipe import Recipe
-
-
-@pytest.fixture(scope="module")
-def validation(labelled):
-    return labelled.part("validation")
-
-
-@pytest.fixture(scope="module")
-def given(validation):
-    return answers(ModelBundle.read(), validation)
+from attention_patterns_training.labels.annotators import certain
+from attention_patterns_training.net.examples import render_all
+from attention_patterns_training.net.fit import HAND_LABELS
+from attention_patterns_training.net.net import Design, PatternNet
+from attention_patterns_training.net.recipe import NetMaker, Recipe
 
 
 def test_the_card_is_what_was_measured():
@@ -46,16 +39,17 @@ def test_the_card_is_whole():
 
 @pytest.mark.parametrize("split", ["validation", "test", "held-out"])
 def test_the_figures_are_those_of_the_shipped_model(labelled, split):
-    bundle, part = ModelBundle.read(), labelled.part(split)
-    found = headline(split, figures(part, answers(bundle, part), uncertain_below=bundle.uncertain_below, resamples=2))
-    for name, value in found.items():
+    bundle, data = ModelBundle.read(), labelled.split(split)
+    answers = answer_maps(bundle, data)
+    figures = compute_figures(data, answers, uncertain_below=bundle.uncertain_below, resamples=2)
+    for name, value in headline_figures(split, figures).items():
         assert bundle.metrics[name] == pytest.approx(value, abs=0.01), name
 
 
-def test_the_pictures_are_drawn(tmp_path, validation, given):
-    found = figures(validation, given, uncertain_below=0.5, resamples=2)
-    draw_sureness(found, 0.5, tmp_path / "sureness.png")
-    draw_maps(validation, given, tmp_path / "maps.png")
+def test_the_pictures_are_drawn(tmp_path, validation, answers):
+    figures = compute_figures(validation, answers, uncertain_below=0.5, resamples=2)
+    draw_sureness(figures, 0.5, tmp_path / "sureness.png")
+    draw_maps(validation, answers, tmp_path / "maps.png")
     for name in ("sureness.png", "maps.png"):
         picture = np.asarray(Image.open(tmp_path / name).convert("L"))
         assert picture.shape[1] >= 900
@@ -63,59 +57,69 @@ def test_the_pictures_are_drawn(tmp_path, validation, given):
 
 
 def test_splitting_tokens_keeps_the_rows_and_what_annotators_were_sure_of(classifier, validation):
-    one = validation.maps[0].astype(np.float32)
-    split = robustness.resized(one, 3)
-    assert split.shape == (3 * len(one), 3 * len(one))
+    attention = validation.maps[0].astype(np.float32)
+    split = robustness.split_tokens(attention, 3)
+    assert split.shape == (3 * len(attention), 3 * len(attention))
     np.testing.assert_allclose(split.sum(axis=1), 1, atol=2e-3)
-    np.testing.assert_array_equal(split[::3, ::3], one / np.float32(3))
-    for found in robustness.kept_under_resizing(classifier, validation).values():
-        assert found["certain_maps"] > 0
-        assert found["certain_share"] >= 0.97
+    np.testing.assert_array_equal(split[::3, ::3], attention / np.float32(3))
+    sure = validation.rows(np.flatnonzero(certain(validation.table)))
+    for figures in robustness.measure_resizing(classifier, sure).values():
+        assert figures["certain_maps"] == figures["maps"] > 0
+        assert figures["certain_share"] >= 0.97
 
 
 def test_padding_changes_nothing(classifier, validation):
-    some = LabelledMaps(validation.maps[::20], validation.table.iloc[::20].reset_index(drop=True))
-    assert robustness.kept_with_padding(classifier, some) == {"maps": 3 * len(some.maps), "share": 1.0}
+    some = validation.rows(np.arange(0, len(validation.maps), 20))
+    assert robustness.measure_padding(classifier, some) == {"maps": 3 * len(some.maps), "share": 1.0}
 
 
 def test_a_heavier_sink_stays_vertical(classifier, validation):
-    found = robustness.kept_with_another_sink(classifier, validation)
-    assert found["maps"] > 30
-    assert found["10"] >= 0.97
+    figures = robustness.measure_sinks(classifier, validation)
+    assert figures["maps"] > 30
+    assert figures["10"] >= 0.97
 
 
 def test_strangers_are_not_taken_for_stripes(classifier, validation):
-    for kind, found in robustness.answers_to_strangers(classifier, validation).items():
-        assert found["maps"] > 20, kind
-        assert found["confident_vertical"] <= 0.03, kind
-        assert found["heterogeneous_or_uncertain"] >= 0.95, kind
+    for kind, figures in robustness.measure_strangers(classifier, validation).items():
+        assert figures["maps"] > 20, kind
+        assert figures["confident_vertical"] <= 0.03, kind
+        assert figures["heterogeneous_or_uncertain"] >= 0.95, kind
 
 
-def test_speed_is_measured_against_the_plain_reading(monkeypatch, capsys):
+def test_speed_is_measured_against_the_plain_reading(monkeypatch, labelled):
+    """Of the shipped net and two other designs, one of them the plain reading; over every tenth map."""
+    wide = "one net, twice as many channels"
     monkeypatch.setattr(speed, "ROUNDS", 1)
-    speed.main()
-    lines = capsys.readouterr().out
-    for name in ("shipped", "int8, dynamic", "int8, static", "twice as many channels"):
-        assert f"{name}: " in lines
-    assert "the paper read plainly, 64 x 64: " in lines
+    alternatives = {name: ablation.ALTERNATIVES[name] for name in ("shipped", ablation.PLAINLY, wide)}
+    monkeypatch.setattr(speed, "ALTERNATIVES", alternatives)
+    monkeypatch.setattr(speed, "read_dataset", lambda: labelled.rows(np.arange(0, len(labelled.maps), 10)))
+    printed = CliRunner().invoke(app, ["speed"], catch_exceptions=False).output
+    for name in ("shipped", "int8, dynamic", "int8, static", wide):
+        assert f"{name}: " in printed
+    assert re.search(f"{ablation.PLAINLY}: [0-9,]+ maps/s, 1.00 of the plain reading", printed)
 
 
-def test_recipes_make_nets(monkeypatch, labelled):
-    monkeypatch.setattr(recipe, "synthetic_examples", lambda size: synthetic_examples(size, 200))
-    rows = np.flatnonzero(labelled.table["split"] == "train")[:120]
-    data = LabelledMaps(tuple(labelled.maps[n] for n in rows), labelled.table.iloc[rows].reset_index(drop=True))
-    workshop, images = recipe.Workshop(data), images_of(labelled.maps[:50], Design().image_size)
-    for way, count in (
-        (Recipe(nets=1, pre_train=False, distilled=False), 1),
-        (Recipe(nets=2, distilled=False), 2),
-        (Recipe(nets=2), 1),
+def test_every_alternative_has_a_net(validation):
+    for recipe in ablation.ALTERNATIVES.values():
+        images = render_all(validation.maps[:2], recipe.design.image_size)
+        assert ablation.mean_probabilities([PatternNet(recipe.design).eval()], images).shape == (2, 5)
+
+
+def test_recipes_make_nets(labelled):
+    maker = NetMaker(labelled.split("train").rows(np.arange(60)), synthetic_maps=60)
+    course, design = replace(HAND_LABELS, epochs=2), Design(32)
+    images = render_all(labelled.maps[:50], design.image_size)
+    for recipe, count in (
+        (Recipe(design, nets=1, pre_train=False, distil=False, course=course), 1),
+        (Recipe(design, nets=2, distil=False, course=course), 2),
+        (Recipe(design, nets=2, course=course), 1),
     ):
-        one, other = workshop.nets(way, seed=1), workshop.nets(way, seed=2)
-        assert len(one) == len(other) == count
-        found = ablation.probabilities(one, images)
-        assert found.shape == (50, 5)
-        np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
-        assert not np.array_equal(found, ablation.probabilities(other, images))
+        nets, others = maker.make(recipe, seed=1), maker.make(recipe, seed=2)
+        assert len(nets) == len(others) == count
+        probabilities = ablation.mean_probabilities(nets, images)
+        assert probabilities.shape == (50, 5)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+        assert not np.array_equal(probabilities, ablation.mean_probabilities(others, images))
 
 
 def test_the_rule_by_hand():
@@ -127,12 +131,11 @@ def test_the_rule_by_hand():
     measured[2, [1, 2, 3]] = 0.3, 0.12, 0.4
     measured[3, [1, 3, 4, 11]] = 0.1, 0.1, 0.9, 0.5  # little in stripes; 0.9 in the own segment, 0.5 by chance
     measured[4, [1, 3]] = 0.3  # two fifths of what is visible lies elsewhere
-    assert Rule().answers(measured).tolist() == [0, 1, 2, 3, 4]
+    assert Rule().answer(measured).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_trees_learn_from_the_measures(labelled):
-    part = labelled.part("validation")
-    measured, truth = features(part), part.table["pattern"].astype("category").cat.codes.to_numpy()
-    assert measured.shape == (len(part.maps), len(FEATURES))
+def test_trees_learn_from_the_measures(validation):
+    measured, truth = features(validation), validation.table["pattern"].astype("category").cat.codes.to_numpy()
+    assert measured.shape == (len(validation.maps), len(FEATURES))
     assert np.isfinite(measured).all()
     assert (boosted_trees(measured, truth).predict(measured) == truth).mean() > 0.9

@@ -14,31 +14,27 @@ from attention_patterns.patterns import PATTERNS, Pattern
 from attention_patterns.rendering import find_causal, survey
 from attention_patterns_training.labels.dataset import LabelledMaps, segment_lengths
 
-# The evidence first: entropies over ln L, of a measure of each token the number of tokens, segment masses 1 for one
-# segment; the maximum in units of 1 / L.
+# The evidence comes first: entropies are divided by ln L, flags per token are counted, and a segment mass that is not
+# measured is 1, as of one segment. The maximum is in units of 1 / L.
 FEATURES = (*EVIDENCE, "maximum", "length", "causal", "segment_mass_by_chance")
 _JUDGED = ("visible_mass", "stripe_mass", "line_mass", "stripe_or_line_mass", "segment_mass")  # by the rule
 
 
 def features(data: LabelledMaps) -> NDArray[np.float64]:
-    """Measures of every map, float64 [maps, 12]."""
-    return np.array(
-        [
-            _features(one, segment_lengths(cell) if cell else None)
-            for one, cell in zip(data.maps, data.table["segments"], strict=True)
-        ]
-    )
+    """Returns the features of every map, float64 [maps, features]."""
+    cells = zip(data.maps, data.table["segments"], strict=True)
+    return np.array([_map_features(attention, segment_lengths(cell) if cell else None) for attention, cell in cells])
 
 
-def _features(attention: NDArray[np.floating], segments: list[int] | None) -> list[float]:
+def _map_features(attention: NDArray[np.floating], segments: list[int] | None) -> list[float]:
     maps = read_attention(attention, None)
     length = maps.length
     declaration = read_declaration(length, segments=segments)
-    seen = survey(maps, declaration, find_causal(maps, declaration), image_size=8, begin=0, end=1)
-    surveyed = SurveyedMaps(maps, declaration, seen)
+    result = survey(maps, declaration, find_causal(maps, declaration), image_size=8, begin=0, end=1)
+    surveyed = SurveyedMaps(maps, declaration, result)
     evidence = [_feature(measure, surveyed) for measure in EVIDENCE.values()]
     chance = float(np.square(np.array(segments or [length]) / length).sum())
-    return [*evidence, float(attention.max()) * length, length, bool(seen.causal[0]), chance]
+    return [*evidence, float(attention.max()) * length, length, bool(result.causal[0]), chance]
 
 
 def _feature(measure: Measure, surveyed: SurveyedMaps) -> float:
@@ -54,10 +50,10 @@ class Rule:
     """The annotation guide's decision on measured evidence.
 
     Attributes:
-        covered: least share of the visible attention in stripes and lines, of a map made of them.
-        other: least share that lines, or stripes, hold for them to count.
-        segment: least attention to the own segment, above what an even map has, of a Block map.
-        visible: least visible mass of a map that shows anything.
+        covered: Least share of the visible attention in stripes and lines, of a map made of them.
+        other: Least share that lines, or stripes, hold for them to count.
+        segment: Least attention to the own segment, above that of an even map, of a Block map.
+        visible: Least visible mass of a map that shows anything.
     """
 
     covered: float = 0.75
@@ -65,13 +61,12 @@ class Rule:
     segment: float = 0.25
     visible: float = 0.05
 
-    def answers(self, measured: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Indices into ``PATTERNS``, int64 [maps]."""
+    def answer(self, measured: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Returns the answers to maps by their features, indices into ``PATTERNS``, int64 [maps]."""
         visible, stripe, line, either, segment = measured[:, [FEATURES.index(name) for name in _JUDGED]].T
-        shown = np.maximum(visible, 1e-9)
-        made = (either / shown >= self.covered) & (visible >= self.visible)
-        more = np.maximum(stripe + line, 1e-9)
-        lines, stripes = line / more >= self.other, stripe / more >= self.other
+        made = (either / np.maximum(visible, 1e-9) >= self.covered) & (visible >= self.visible)
+        total = np.maximum(stripe + line, 1e-9)
+        lines, stripes = line / total >= self.other, stripe / total >= self.other
         pattern = np.where(lines, np.where(stripes, Pattern.VERTICAL_DIAGONAL, Pattern.DIAGONAL), Pattern.VERTICAL)
         chance = measured[:, FEATURES.index("segment_mass_by_chance")]
         block = (segment - chance >= self.segment) & (chance < 1)
@@ -79,8 +74,8 @@ class Rule:
         return np.array([PATTERNS.index(Pattern(name)) for name in names])
 
     @classmethod
-    def fitted(cls, measured: NDArray[np.float64], labels: NDArray[np.int64]) -> "Rule":
-        """The thresholds of the best macro-F1 on labelled maps, of a grid."""
+    def fit(cls, measured: NDArray[np.float64], labels: NDArray[np.int64]) -> "Rule":
+        """Returns the rule of the best macro-F1 on labelled maps, of a grid of thresholds."""
         grid = product(
             (0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
             (0.1, 0.15, 0.2, 0.25, 0.3),
@@ -89,12 +84,12 @@ class Rule:
         )
         return max(
             (cls(*values) for values in grid),
-            key=lambda rule: f1_score(labels, rule.answers(measured), average="macro"),
+            key=lambda rule: f1_score(labels, rule.answer(measured), average="macro"),
         )
 
 
 def boosted_trees(measured: NDArray[np.float64], labels: NDArray[np.int64]) -> HistGradientBoostingClassifier:
-    """Gradient-boosted trees on the same measures, fitted."""
+    """Returns gradient-boosted trees that are fitted to the same features."""
     model = HistGradientBoostingClassifier(
         max_iter=300, learning_rate=0.05, max_leaf_nodes=15, l2_regularization=1.0, random_state=0
     )

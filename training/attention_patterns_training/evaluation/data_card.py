@@ -1,4 +1,4 @@
-"""Writes ``DATASET_CARD.md`` and ``croissant.json`` from the data set: ``python -m attention_patterns_training.evaluation.data_card``."""
+"""The card of the data set, ``DATASET_CARD.md``, and its Croissant metadata, ``croissant.json``."""
 
 import hashlib
 import json
@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from sklearn.metrics import cohen_kappa_score
 
 from attention_patterns.patterns import PATTERN_NAMES
-from attention_patterns_training.evaluation.evaluate import annotators, certain
-from attention_patterns_training.labels.dataset import COLUMNS, DATA, disputed, read_labels
+from attention_patterns.programs.whole_files import write_whole
+from attention_patterns_training.evaluation.evaluate import annotator_agreement
+from attention_patterns_training.evaluation.markdown import fill_template, markdown_table
+from attention_patterns_training.labels.annotators import certain, disputed
+from attention_patterns_training.labels.dataset import COLUMNS, DATA, read_labels
 
 NAMES = PATTERN_NAMES.tolist()
 TEMPLATES = Path(__file__).parents[1] / "templates"
-CALIBRATED = {  # python -m attention_patterns_training.labels.hand_labels calibration, which needs the maps from elsewhere
+CALIBRATED = {  # printed by the command calibration, which needs the maps from elsewhere
     "kappa": "0.872",
     "lowest": "0.800",
     "macro_f1": "0.905",
@@ -45,48 +47,44 @@ _MEANING = {
 }
 
 
-def markdown(table: pd.DataFrame, head: str) -> str:
-    """A table with its index as first column."""
-    lines = [[head, *map(str, table.columns)], ["---"] * (1 + len(table.columns))]
-    lines += [[str(name), *map(str, row)] for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def _markdown(table: pd.DataFrame, head: str) -> str:
+    """Returns a table with its index as first column."""
+    rows = [[str(name), *map(str, row)] for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)]
+    return markdown_table([head, *map(str, table.columns)], rows)
 
 
-def _kappas(table: pd.DataFrame) -> pd.DataFrame:
-    """Maps, kappa and classes of each source."""
+def _count_sources(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the maps, classes and kappa of each source."""
     rows = {}
-    for source, part in table.groupby("source"):
-        counts = part["pattern"].value_counts().reindex(NAMES, fill_value=0)
-        kappa = cohen_kappa_score(part["annotator_a"], part["annotator_b"])
-        rows[source] = {"maps": len(part), **counts.to_dict(), "kappa": f"{kappa:.2f}"}
+    for source, own in table.groupby("source"):
+        counts = own["pattern"].value_counts().reindex(NAMES, fill_value=0)
+        kappa = cohen_kappa_score(own["annotator_a"], own["annotator_b"])
+        rows[source] = {"maps": len(own), **counts.to_dict(), "kappa": f"{kappa:.2f}"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _classes(table: pd.DataFrame) -> pd.DataFrame:
-    """For each class: maps, and kappa of the class against the rest."""
+def _count_classes(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the maps of each class, and the kappa of the class against the rest."""
     kappas = {n: cohen_kappa_score(table["annotator_a"] == n, table["annotator_b"] == n) for n in NAMES}
     counts = table["pattern"].value_counts()
     rows = {n: {"maps": int(counts[n]), "kappa against the rest": f"{kappas[n]:.3f}"} for n in NAMES}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _three_decimals(figures: Mapping[str, float]) -> dict[str, str]:
+def _format(figures: Mapping[str, float]) -> dict[str, str]:
     return {name: f"{value:.3f}" for name, value in figures.items()}
 
 
 def card_text(folder: Path = DATA) -> str:
-    """The card of the data set."""
+    """Returns the card of the data set."""
     table = read_labels(folder)
     seconds = (table[["annotator_a_second", "annotator_b_second"]] != "").any(axis=1)
-    given = pd.read_csv(folder / "calibration_answers.csv")
-    environment = Environment(
-        loader=PackageLoader("attention_patterns_training"), undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    return environment.get_template("DATASET_CARD.md").render(
+    return fill_template(
+        "DATASET_CARD.md",
         count=len(table),
-        sources=markdown(_kappas(table), "source"),
-        splits=markdown(table.groupby(["split", "pattern"]).size().unstack(fill_value=0)[NAMES], "split"),
-        classes=markdown(_classes(table), "class"),
+        sources=_markdown(_count_sources(table), "source"),
+        splits=_markdown(table.groupby(["split", "pattern"]).size().unstack(fill_value=0)[NAMES], "split"),
+        classes=_markdown(_count_classes(table), "class"),
         pairs=int(table["segments"].str.contains("+", regex=False).sum()),
         causal=int((table["direction"] == "causal").sum()),
         long=int((table["length"] >= 128).sum()),
@@ -96,17 +94,17 @@ def card_text(folder: Path = DATA) -> str:
         minilm=int(table["source"].isin(["MiniLM"]).sum() + table["source"].str.startswith("MiniLM, inter").sum()),
         sure=int(certain(table).sum()),
         doubtful=f"{seconds.mean():.0%}",
-        agreement=_three_decimals(annotators(table)),
-        rounds={n: _three_decimals(annotators(part)) | {"maps": len(part)} for n, part in table.groupby("round")},
-        calibrated=given["annotator"].nunique(),
+        agreement=_format(annotator_agreement(table)),
+        rounds={n: _format(annotator_agreement(own)) | {"maps": len(own)} for n, own in table.groupby("round")},
+        calibrated=pd.read_csv(folder / "calibration_answers.csv")["annotator"].nunique(),
         calibration=CALIBRATED,
     )
 
 
 def croissant(folder: Path = DATA) -> dict[str, Any]:
-    """Croissant 1.0 metadata: the files, and the columns of labels.csv."""
+    """Returns Croissant 1.0 metadata: the files, and the columns of labels.csv."""
 
-    def file(name: str, media: str) -> dict[str, str]:
+    def describe(name: str, media: str) -> dict[str, str]:
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         return {
             "@type": "cr:FileObject",
@@ -138,16 +136,12 @@ def croissant(folder: Path = DATA) -> dict[str, Any]:
         "datePublished": "2026-11-22",
         "license": "https://www.apache.org/licenses/LICENSE-2.0",
         "url": "maps.npz",
-        "distribution": [file(name, media) for name, media in _FILES.items()],
+        "distribution": [describe(name, media) for name, media in _FILES.items()],
         "recordSet": [{"@type": "cr:RecordSet", "@id": "labels", "name": "labels", "field": fields}],
     }
 
 
-def main() -> None:
-    """Writes both into the data set's folder."""
-    (DATA / "DATASET_CARD.md").write_text(card_text(), encoding="utf-8")
-    (DATA / "croissant.json").write_text(json.dumps(croissant(), indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def write_data_card() -> None:
+    """Writes card and metadata into the folder of the data set."""
+    write_whole(DATA / "DATASET_CARD.md", card_text())
+    write_whole(DATA / "croissant.json", json.dumps(croissant(), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The pictures of the model card: how sure the model may be, and typical and most confused maps."""
+"""The pictures of the model card: the reliability of its confidence, and typical and most confused maps."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,33 +12,33 @@ from numpy.typing import NDArray
 
 from attention_patterns.patterns import PATTERN_NAMES
 from attention_patterns.rendering import render
-from attention_patterns_training.evaluation.evaluate import Answers, certain
+from attention_patterns_training.evaluation.evaluate import Answers
+from attention_patterns_training.labels.annotators import certain
 from attention_patterns_training.labels.dataset import CODES, LabelledMaps
 
 TYPICAL, CONFUSED = 4, 4  # maps of each class
-PANEL = 110  # pixels a map is wide
-BLUE, GREY = "#0072b2", "#777777"  # told apart by the colour-blind too
+PANEL = 110  # pixels, width of a map
+BLUE, GREY = "#0072b2", "#777777"  # the colour-blind see the difference too
 _CODE = {name: code for code, name in CODES.items()}
 
 
 def draw_sureness(figures: Mapping[str, Any], uncertain_below: float, path: Path) -> None:
-    """Reliability diagram, and accuracy of the answers against the share of maps answered."""
+    """Draws the reliability diagram, and the accuracy of the answers against the share of maps answered."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     reliability, coverage = figure.subplots(1, 2)
     bins = figures["reliability"]
-    most = max(one["maps"] for one in bins)
+    most = max(b["maps"] for b in bins)
     reliability.plot([0.2, 1], [0.2, 1], color=GREY, linestyle="--", linewidth=1, label="sure as often as right")
     reliability.scatter(
-        [one["confidence"] for one in bins],
-        [one["accuracy"] for one in bins],
-        s=[30 + 170 * one["maps"] / most for one in bins],
+        [b["confidence"] for b in bins],
+        [b["accuracy"] for b in bins],
+        s=[30 + 170 * b["maps"] / most for b in bins],
         color=BLUE,
         label="test maps, ten bins",
     )
-    for one in bins:
-        reliability.annotate(
-            str(one["maps"]), (one["confidence"], one["accuracy"]), (8, -10), textcoords="offset points", fontsize=8
-        )
+    for b in bins:
+        point = b["confidence"], b["accuracy"]
+        reliability.annotate(str(b["maps"]), point, (8, -10), textcoords="offset points", fontsize=8)
     reliability.set(xlabel="confidence", ylabel="accuracy", title="Reliability", xlim=(0.2, 1.03), ylim=(0.2, 1.03))
     reliability.legend(loc="upper left", frameon=False)
     curve = figures["coverage_curve"]
@@ -60,38 +60,38 @@ def draw_sureness(figures: Mapping[str, Any], uncertain_below: float, path: Path
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def draw_maps(data: LabelledMaps, given: Answers, path: Path) -> None:
-    """For each class maps that annotators and model are sure of, and those most surely taken for another class."""
+def draw_maps(data: LabelledMaps, answers: Answers, path: Path) -> None:
+    """Draws for each class maps that annotators and model are sure of, and those most surely taken for another."""
     figure = Figure(figsize=(12, 8.2), layout="constrained")
     grid = figure.subplots(len(PATTERN_NAMES), TYPICAL + CONFUSED)
     truth, sure = data.table["pattern"].to_numpy(str), certain(data.table).to_numpy()
-    right = truth == given.patterns
+    right = truth == answers.patterns
     for line, name in zip(grid, PATTERN_NAMES, strict=True):
-        typical = _surest(given.confidence, (truth == name) & right & sure, TYPICAL)
-        confused = _surest(given.confidence, (truth == name) & ~right, CONFUSED)
-        for axes, row in zip(line, [*_filled(typical, TYPICAL), *_filled(confused, CONFUSED)], strict=True):
+        typical = _find_surest(answers.confidence, (truth == name) & right & sure, TYPICAL)
+        confused = _find_surest(answers.confidence, (truth == name) & ~right, CONFUSED)
+        for axes, row in zip(line, [*_fill_up(typical, TYPICAL), *_fill_up(confused, CONFUSED)], strict=True):
             axes.set(xticks=[], yticks=[])
             if row is None:
                 axes.set_axis_off()
                 continue
             _show(axes, data.maps[row].astype(np.float32))
-            answered = f"{given.confidence[row]:.2f}" + ("" if right[row] else f" {_CODE[given.patterns[row]]}")
-            axes.set_title(f"{answered}  (L {len(data.maps[row])})", fontsize=9)
+            title = f"{answers.confidence[row]:.2f}" + ("" if right[row] else f" {_CODE[answers.patterns[row]]}")
+            axes.set_title(f"{title}  (L {len(data.maps[row])})", fontsize=9)
         line[0].set_ylabel(name, fontsize=10)
     figure.suptitle(f"{TYPICAL} typical maps of each class; {CONFUSED} most surely taken for another, and for which")
     figure.savefig(path, dpi=90, metadata={"Software": None})
 
 
-def _surest(confidence: NDArray[np.float64], which: NDArray[np.bool_], count: int) -> list[int]:
+def _find_surest(confidence: NDArray[np.float64], which: NDArray[np.bool_], count: int) -> list[int]:
     rows = np.flatnonzero(which)
     return [int(row) for row in rows[np.argsort(-confidence[rows], kind="stable")][:count]]
 
 
-def _filled(rows: list[int], count: int) -> list[int | None]:
+def _fill_up(rows: list[int], count: int) -> list[int | None]:
     return [*rows, *[None] * (count - len(rows))]
 
 
 def _show(axes: Axes, attention: NDArray[np.float32]) -> None:
-    """One map, white is 0, black its maximum; of a long map each pixel shows its darkest cell."""
+    """Shows one map, white = 0, black = its maximum; of a long map each pixel shows its darkest cell."""
     size = min(len(attention), PANEL)
     axes.imshow(render(attention, image_size=size)[0, 2], cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")

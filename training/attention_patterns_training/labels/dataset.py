@@ -1,8 +1,8 @@
-"""The labelled data set as a folder: ``maps.npz`` (map_id -> float16 [L, L]) and ``labels.csv`` (one row a map)."""
+"""The labelled data set as a folder: ``maps.npz`` (map_id -> float16 [L, L]) and ``labels.csv`` (one row per map)."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from attention_patterns.patterns import PATTERN_NAMES
+from attention_patterns.programs.whole_files import write_whole
 
-CODES = dict(zip(("V", "D", "VD", "B", "H"), PATTERN_NAMES.tolist(), strict=True))  # short for answers by hand
+CODES = dict(zip(("V", "D", "VD", "B", "H"), PATTERN_NAMES.tolist(), strict=True))  # short names, for answers by hand
 DATA = Path(__file__).parents[1] / "data"
 COLUMNS = (
     "map_id",
@@ -34,25 +35,31 @@ COLUMNS = (
 )
 
 
-class Annotator(StrEnum):
-    """Whose answers: the two blind passes, and the third look at the maps on which they differ."""
-
-    A = "a"
-    B = "b"
-    THIRD = "third"
-
-
 @dataclass(frozen=True)
 class LabelledMaps:
-    """Maps and their rows in ``labels.csv``, in the same order; ``table`` holds strings and integers, no NaN."""
+    """Maps and their rows in ``labels.csv``, in the same order.
+
+    Attributes:
+        maps: Attention maps [L, L].
+        table: Rows of strings and integers, no NaN.
+    """
 
     maps: tuple[NDArray[np.float16], ...]
     table: pd.DataFrame
 
-    def part(self, split: str) -> "LabelledMaps":
-        """The maps of one split: "train", "validation" or "test"."""
-        rows = np.flatnonzero(self.table["split"] == split)
-        return LabelledMaps(tuple(self.maps[i] for i in rows), self.table.iloc[rows].reset_index(drop=True))
+    def rows(self, rows: NDArray[np.integer]) -> "LabelledMaps":
+        """Returns the maps of some rows, by number."""
+        return LabelledMaps(tuple(self.maps[row] for row in rows), self.table.iloc[rows].reset_index(drop=True))
+
+    def split(self, name: str) -> "LabelledMaps":
+        """Returns the maps of one split: "train", "validation", "test" or "held-out"."""
+        return self.rows(np.flatnonzero(self.table["split"] == name))
+
+    @property
+    def one_segment(self) -> NDArray[np.bool_]:
+        """Whether the input of each map is known to be one segment, bool [maps]."""
+        segments = self.table["segments"]
+        return np.asarray((segments != "") & ~segments.str.contains("+", regex=False))
 
 
 def read_labels(folder: Path = DATA) -> pd.DataFrame:
@@ -67,9 +74,7 @@ def read_labels(folder: Path = DATA) -> pd.DataFrame:
 
 def write_labels(table: pd.DataFrame, folder: Path = DATA) -> None:
     """Writes ``labels.csv`` in one rename, so that a reader never sees half of it."""
-    partial = folder / "labels.csv.partial"
-    table.to_csv(partial, index=False, columns=list(COLUMNS), lineterminator="\n")
-    partial.replace(folder / "labels.csv")
+    write_whole(folder / "labels.csv", table.to_csv(index=False, columns=list(COLUMNS), lineterminator="\n"))
 
 
 def read_maps(folder: Path = DATA) -> dict[str, NDArray[np.float16]]:
@@ -80,10 +85,9 @@ def read_maps(folder: Path = DATA) -> dict[str, NDArray[np.float16]]:
 
 def write_maps(maps: Mapping[str, NDArray[np.float16]], folder: Path = DATA) -> None:
     """Writes ``maps.npz`` in one rename."""
-    partial = folder / "maps.npz.partial"
-    with partial.open("wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, **dict(maps))
-    partial.replace(folder / "maps.npz")
+    archive = io.BytesIO()
+    np.savez_compressed(archive, allow_pickle=False, **dict(maps))
+    write_whole(folder / "maps.npz", archive.getvalue())
 
 
 def read_dataset(folder: Path = DATA) -> LabelledMaps:
@@ -94,11 +98,5 @@ def read_dataset(folder: Path = DATA) -> LabelledMaps:
 
 
 def segment_lengths(cell: str) -> list[int]:
-    """The ``segments`` column as lengths: "12+9" -> [12, 9]."""
+    """Returns the lengths in a cell of the column segments: "12+9" -> [12, 9]."""
     return [int(length) for length in cell.split("+")]
-
-
-def disputed(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """Where both annotators answered and differ."""
-    a, b = table["annotator_a"].to_numpy(), table["annotator_b"].to_numpy()
-    return np.asarray((a != "") & (b != "") & (a != b))

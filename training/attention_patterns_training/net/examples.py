@@ -1,6 +1,7 @@
-"""Images and targets to train on: of synthetic maps, and of hand-labelled ones."""
+"""Images and targets to train on: of synthetic maps, and of maps labelled by hand."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,20 +17,28 @@ SECOND_CHOICE = 0.25  # of an answer's weight goes to its second choice
 NAMES = PATTERN_NAMES.tolist()
 
 
-def images_of(maps: Sequence[NDArray[np.floating]], image_size: int) -> torch.Tensor:
-    """Images uint8 [maps, 3, S, S] of square maps of any sizes."""
-    return torch.from_numpy(np.concatenate([render(one, image_size=image_size) for one in maps]))
+@dataclass(frozen=True)
+class Examples:
+    """Images uint8 [maps, 3, S, S] and targets float32 [maps, 5]."""
+
+    images: torch.Tensor
+    targets: torch.Tensor
 
 
-def synthetic_examples(image_size: int, count: int = SYNTHETIC_MAPS) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images and targets float32 [maps, 5] of the synthetic maps."""
+def render_all(maps: Sequence[NDArray[np.floating]], image_size: int) -> torch.Tensor:
+    """Returns images uint8 [maps, 3, S, S] of square maps of any sizes."""
+    return torch.from_numpy(np.concatenate([render(attention, image_size=image_size) for attention in maps]))
+
+
+def synthetic_examples(image_size: int, count: int = SYNTHETIC_MAPS) -> Examples:
+    """Returns the images and targets of ``count`` synthetic maps."""
     drawn = draw_many(count, SYNTHETIC_SEED)
-    targets = torch.eye(len(PATTERNS))[[PATTERNS.index(one.pattern) for one in drawn]]
-    return images_of([one.attention for one in drawn], image_size), targets
+    targets = torch.eye(len(PATTERNS))[[PATTERNS.index(synthetic.pattern) for synthetic in drawn]]
+    return Examples(render_all([synthetic.attention for synthetic in drawn], image_size), targets)
 
 
 def soft_targets(data: LabelledMaps) -> torch.Tensor:
-    """Targets float32 [maps, 5]: the mean of the final label and each annotator's answer, with second choices."""
+    """Returns targets float32 [maps, 5]: the mean of the label and each annotator's answer, with second choices."""
     targets = torch.zeros(len(data.maps), len(NAMES))
     for prefix in ("", "annotator_a", "annotator_b"):
         first_column, second_column = prefix or "pattern", f"{prefix}_second" if prefix else "second"
@@ -44,5 +53,5 @@ def soft_targets(data: LabelledMaps) -> torch.Tensor:
 
 
 def hard_targets(data: LabelledMaps) -> torch.Tensor:
-    """Targets float32 [maps, 5]: the final label alone."""
+    """Returns targets float32 [maps, 5]: the label alone."""
     return torch.eye(len(NAMES))[[NAMES.index(name) for name in data.table["pattern"]]]

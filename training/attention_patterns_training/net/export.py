@@ -1,4 +1,4 @@
-"""Writes a trained net as the ``model.onnx`` and ``bundle.json`` of a model bundle."""
+"""A trained net as the ``model.onnx`` and ``bundle.json`` of a model bundle."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ import onnx
 import torch
 
 from attention_patterns.patterns import PATTERN_NAMES
+from attention_patterns.programs.whole_files import write_whole
 from attention_patterns.rendering import CHANNELS, RENDERING_VERSION
 from attention_patterns_training.net.net import Design, PatternNet, Probabilities
 
@@ -16,7 +17,15 @@ NAME, VERSION = "attention-patterns-cnn", "0.2.0"
 
 
 def export(net: PatternNet, design: Design, folder: Path, *, temperature: float, dataset_sha256: str) -> None:
-    """Writes ``model.onnx`` and a ``bundle.json`` without metrics, under which nothing is uncertain."""
+    """Writes ``model.onnx`` and a ``bundle.json`` without metrics, whose threshold marks no answer as uncertain.
+
+    Args:
+        net: The trained net.
+        design: Its design.
+        folder: Folder of the bundle.
+        temperature: Number that the logits are divided by.
+        dataset_sha256: Digest of the labels it was trained on, hexadecimal.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     maps = torch.export.Dim("maps", min=1)
     example = torch.zeros(2, CHANNELS, design.image_size, design.image_size, dtype=torch.uint8)
@@ -30,7 +39,7 @@ def export(net: PatternNet, design: Design, folder: Path, *, temperature: float,
         verbose=False,
     )
     assert program is not None
-    onnx.save(_without_traces(program.model_proto), folder / "model.onnx")
+    onnx.save(_remove_traces(program.model_proto), folder / "model.onnx")
     content = {
         "name": NAME,
         "version": VERSION,
@@ -48,8 +57,8 @@ def export(net: PatternNet, design: Design, folder: Path, *, temperature: float,
     write_json(folder / "bundle.json", content)
 
 
-def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The exporter writes into the model where each operation was called, with the paths of this machine."""
+def _remove_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Removes the exporter's notes on where each operation was called, with the paths of this machine."""
     for node in model.graph.node:
         node.ClearField("doc_string")
         node.ClearField("metadata_props")
@@ -60,5 +69,5 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file that people read too."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    """Writes a JSON file that people read too."""
+    write_whole(path, json.dumps(content, indent=2) + "\n")

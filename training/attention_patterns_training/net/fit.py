@@ -1,4 +1,4 @@
-"""Fits nets: synthetic maps teach the elements of the patterns, then the hand labels decide."""
+"""The training of a net: synthetic maps teach the elements of the patterns, then the hand labels decide."""
 
 from dataclasses import dataclass
 
@@ -9,22 +9,23 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms.v2 import functional as vision
 
 from attention_patterns.patterns import PATTERNS
+from attention_patterns_training.net.examples import Examples
 from attention_patterns_training.net.net import PatternNet
 
 WEIGHT_DECAY = 1e-2
-AVERAGING = 1 / 6  # of all steps is how far the running average of the weights reaches back
+AVERAGING = 1 / 6  # of all steps: how far the running average of the weights reaches back
 
 
 @dataclass(frozen=True)
 class Course:
-    """How a net is trained on one kind of examples.
+    """The course of training on one kind of examples.
 
     Attributes:
-        title: what the progress bar says.
-        epochs: passes over the examples.
-        batch: examples a step.
-        rate: highest learning rate, of AdamW under a one-cycle schedule.
-        averaged: what remains is the running average of the weights.
+        title: Title of the progress bar.
+        epochs: Passes over the examples.
+        batch: Examples per step.
+        rate: Highest learning rate, of AdamW under a one-cycle schedule.
+        averaged: Whether the net ends with the running average of its weights instead of the last.
     """
 
     title: str
@@ -36,13 +37,13 @@ class Course:
 
 SYNTHETIC = Course("synthetic maps", epochs=6, batch=128, rate=3e-3, averaged=False)
 HAND_LABELS = Course("hand labels   ", epochs=24, batch=64, rate=1e-3, averaged=True)
-DISTILLED = Course("distilled     ", epochs=8, batch=64, rate=1e-3, averaged=True)  # on what other nets say
+DISTILLATION = Course("distillation  ", epochs=8, batch=64, rate=1e-3, averaged=True)  # on answers of other nets
 
 
-def turned(images: torch.Tensor) -> torch.Tensor:
-    """Half of the bidirectional maps, read from the last token to the first: turned by 180 degrees, same class.
+def turn_half(images: torch.Tensor) -> torch.Tensor:
+    """Turns half of the bidirectional maps by 180 degrees, which reads them from the last token to the first.
 
-    A causal map is left alone: turned, it would attend to the future.
+    Their class stays the same. A causal map is left alone; turned, it would attend to the future.
     """
     size = images.shape[-1]
     above = torch.triu(torch.ones(size, size, dtype=torch.bool), size // 8)
@@ -50,8 +51,9 @@ def turned(images: torch.Tensor) -> torch.Tensor:
     return torch.where(turn[:, None, None, None], vision.vertical_flip(vision.horizontal_flip(images)), images)
 
 
-def fit(net: PatternNet, images: torch.Tensor, targets: torch.Tensor, course: Course) -> None:
-    """Trains ``net`` in place; rarer classes are drawn more often, by the square root of how rare they are."""
+def fit(net: PatternNet, examples: Examples, course: Course) -> None:
+    """Trains ``net`` in place; an example of a rarer class is drawn more often, by 1 / sqrt(examples of its class)."""
+    images, targets = examples.images, examples.targets
     batch = min(course.batch, len(images))
     classes = targets.argmax(dim=1)
     chance = torch.bincount(classes, minlength=len(PATTERNS)).clamp(min=1).float().rsqrt()[classes]
@@ -65,7 +67,7 @@ def fit(net: PatternNet, images: torch.Tensor, targets: torch.Tensor, course: Co
         order = torch.multinomial(chance, len(images) // batch * batch, replacement=True)
         for rows in order.split(batch):
             optimizer.zero_grad()
-            cross_entropy(net(turned(images[rows])), targets[rows]).backward()
+            cross_entropy(net(turn_half(images[rows])), targets[rows]).backward()
             optimizer.step()
             schedule.step()
             average.update_parameters(net)
@@ -74,7 +76,7 @@ def fit(net: PatternNet, images: torch.Tensor, targets: torch.Tensor, course: Co
     net.eval()
 
 
-def logits(net: PatternNet, images: torch.Tensor) -> torch.Tensor:
-    """Logits float32 [maps, 5]."""
+def logits_of(net: PatternNet, images: torch.Tensor) -> torch.Tensor:
+    """Returns logits float32 [maps, 5]."""
     with torch.inference_mode():
-        return torch.cat([net(part) for part in images.split(512)])
+        return torch.cat([net(some) for some in images.split(512)])

@@ -14,12 +14,12 @@ EARLY_STRIDES = (2, 1, 2, 1, 2, 1, 2, 1)  # each halving comes at the first conv
 
 @dataclass(frozen=True)
 class Design:
-    """What makes up a net.
+    """The design of a net.
 
     Attributes:
-        image_size: pixels a side of the images it reads.
-        widths: channels of the eight convolutions.
-        strides: of the eight convolutions.
+        image_size: Pixels per side of the images it reads.
+        widths: Channels of the eight convolutions.
+        strides: Strides of the eight convolutions.
     """
 
     image_size: int = 48
@@ -31,7 +31,7 @@ PLAIN = Design(64, WIDTHS, (1, 2, 1, 2, 1, 2, 1, 2))  # the paper's words read p
 
 
 class PatternNet(nn.Module):
-    """Images uint8 [maps, 3, S, S] -> logits float32 [maps, 5]."""
+    """The net: images uint8 [maps, 3, S, S] -> logits float32 [maps, 5]."""
 
     def __init__(self, design: Design) -> None:
         super().__init__()
@@ -44,14 +44,14 @@ class PatternNet(nn.Module):
         self.head = nn.Linear(2 * design.widths[-1], len(PATTERNS))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of the images."""
+        """Returns the logits of images."""
         features = self.convolutions(images.to(torch.float32) / 255.0)
         pooled = torch.cat((features.mean(dim=(2, 3)), features.amax(dim=(2, 3))), dim=1)  # [maps, 256]
         return torch.as_tensor(self.head(self.dropout(pooled)))
 
 
 class Probabilities(nn.Module):
-    """The net as it is exported: images uint8 -> probabilities, its logits divided by a temperature."""
+    """The net as it is exported: images uint8 -> probabilities, the softmax of its logits over a temperature."""
 
     def __init__(self, net: PatternNet, temperature: float = 1.0) -> None:
         super().__init__()
@@ -59,5 +59,5 @@ class Probabilities(nn.Module):
         self.temperature = temperature
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Probabilities float32 [maps, 5], in the order of ``Pattern``."""
+        """Returns probabilities float32 [maps, 5], in the order of ``Pattern``."""
         return torch.softmax(self.net(images) / self.temperature, dim=1)

@@ -1,4 +1,4 @@
-"""Runs the models whose attention is labelled over the source texts, as they are and under stated interventions.
+"""The models whose attention is labelled, run over the source texts as they are and under stated interventions.
 
 An intervention is a bias on the attention logits of one head, or a temperature: the softmax is taken again over
 ``log A + bias``, which equals adding the bias to the head's own logits. Such maps are marked by their source.
@@ -24,7 +24,14 @@ LAYERS, HEADS = 6, 12
 
 @dataclass(frozen=True)
 class TextAttention:
-    """Attention of all heads for one text: float32 [layers, heads, L, L], tokens and segment ids of length L."""
+    """The attention of all heads of a model for one text, or for one picture and its patches.
+
+    Attributes:
+        text: The input.
+        tokens: Tokens, L in all.
+        segments: Segment ids, int64 [L].
+        attention: float32 [layers, heads, L, L].
+    """
 
     text: SourceText
     tokens: tuple[str, ...]
@@ -49,55 +56,67 @@ def minilm_attention(texts: list[SourceText], weights: Path | None = None) -> It
         )
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerFast, text: SourceText, limit: int, *, cls_last: bool = False
-) -> tuple[list[int], list[int]]:
-    """Token ids and segment ids, cut to ``limit`` tokens: [CLS] first [SEP] second [SEP]; in XLNet [CLS] comes last."""
-    one = tokenizer.encode(text.first, add_special_tokens=False)
-    two = tokenizer.encode(text.second, add_special_tokens=False) if text.second else []
+@dataclass(frozen=True)
+class Encoding:
+    """Token ids and segment ids of one input, lists of the same length."""
+
+    ids: list[int]
+    segments: list[int]
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, text: SourceText, limit: int, *, cls_last: bool = False) -> Encoding:
+    """Encodes a text as [CLS] first [SEP] second [SEP], cut to ``limit`` tokens; in XLNet [CLS] comes last."""
+    first = tokenizer.encode(text.first, add_special_tokens=False)
+    second = tokenizer.encode(text.second, add_special_tokens=False) if text.second else []
     room = limit - 3
-    two = two[: max(room - len(one), room // 2)]
-    one = one[: room - len(two)]
+    second = second[: max(room - len(first), room // 2)]
+    first = first[: room - len(second)]
     cls, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
-    first, second = [*one, *sep], [*two, *sep] if two else []
+    first, second = [*first, *sep], [*second, *sep] if second else []
     ids = first + second + cls if cls_last else cls + first + second
-    return ids, [0] * (len(ids) - len(second) - cls_last) + [1] * (len(second) + cls_last) if two else [0] * len(ids)
+    if not second:
+        return Encoding(ids, [0] * len(ids))
+    later = len(second) + cls_last  # tokens of the second segment
+    return Encoding(ids, [0] * (len(ids) - later) + [1] * later)
+
+
+def _encode_for_decoder(tokenizer: PreTrainedTokenizerFast, text: SourceText, limit: int) -> Encoding:
+    """Encodes a text, or a pair as one text, after [CLS], cut to ``limit`` tokens."""
+    words = tokenizer.encode(f"{text.first} {text.second or ''}", add_special_tokens=False)
+    ids = [tokenizer.cls_token_id, *words][:limit]
+    return Encoding(ids, [0] * len(ids))
 
 
 def text_model_attention(
     texts: list[SourceText], weights: Path, tokenizer: PreTrainedTokenizerFast, limit: int
 ) -> Iterator[TextAttention]:
-    """Yields the attention of a model of ``source_models``; decoders read one text, a pair as two lines of it."""
+    """Yields the attention of an encoder or decoder of ``source_models``; a decoder reads a pair as one text."""
     model = AutoModel.from_pretrained(weights, attn_implementation="eager").eval()
     decoder = model.config.model_type in ("gpt2", "llama")
     for text in texts:
         if decoder:
-            ids = [
-                tokenizer.cls_token_id,
-                *tokenizer.encode(f"{text.first} {text.second or ''}", add_special_tokens=False),
-            ]
-            ids, segments = ids[:limit], [0] * len(ids[:limit])
+            encoding, types = _encode_for_decoder(tokenizer, text, limit), {}
         else:
-            ids, segments = encode(tokenizer, text, limit, cls_last=model.config.model_type == "xlnet")
-        types = {} if decoder else {"token_type_ids": torch.tensor([segments])}
+            encoding = encode(tokenizer, text, limit, cls_last=model.config.model_type == "xlnet")
+            types = {"token_type_ids": torch.tensor([encoding.segments])}
         with torch.inference_mode():
-            layers = model(input_ids=torch.tensor([ids]), output_attentions=True, **types).attentions
+            layers = model(input_ids=torch.tensor([encoding.ids]), output_attentions=True, **types).attentions
         yield TextAttention(
             text=text,
-            tokens=tuple(tokenizer.convert_ids_to_tokens(ids)),
-            segments=np.array(segments),
+            tokens=tuple(tokenizer.convert_ids_to_tokens(encoding.ids)),
+            segments=np.array(encoding.segments),
             attention=torch.cat(layers).numpy(),
         )
 
 
 def vision_attention(count: int, weights: Path) -> Iterator[TextAttention]:
-    """Yields the attention of the vision transformer for drawn images: [CLS] and the patches, row by row."""
+    """Yields the attention of the vision transformer for drawn pictures: [CLS] and the patches, row by row."""
     model = AutoModel.from_pretrained(weights, attn_implementation="eager", add_pooling_layer=False).eval()
     rng = np.random.default_rng(20260104)
     for i in range(count):
-        image, _ = draw_shapes(rng)
+        pixels = torch.from_numpy(draw_shapes(rng).pixels)
         with torch.inference_mode():
-            layers = model(torch.from_numpy(image)[None], output_attentions=True).attentions
+            layers = model(pixels[None], output_attentions=True).attentions
         attention = torch.cat(layers).numpy()
         length = attention.shape[-1]
         yield TextAttention(
@@ -112,7 +131,7 @@ Logits = NDArray[np.float32]  # [L, L], up to a constant in each row
 Change = Callable[[Logits, NDArray[np.bool_]], Logits]  # of the logits, given which pairs are of one segment
 
 
-def _no_sink(logits: Logits) -> Logits:
+def _mask_sinks(logits: Logits) -> Logits:
     """Masks the first and the last token as keys, where this encoder parks its attention."""
     masked = logits.copy()
     masked[:, [0, -1]] = -np.inf
@@ -121,8 +140,8 @@ def _no_sink(logits: Logits) -> Logits:
 
 INTERVENTIONS: dict[str, Change] = {
     "segment-bias": lambda logits, same: logits + 2.5 * same,
-    "segment-bias-no-sink": lambda logits, same: _no_sink(logits) + 3.0 * same,
-    "no-sink": lambda logits, _: _no_sink(logits),
+    "segment-bias-no-sink": lambda logits, same: _mask_sinks(logits) + 3.0 * same,
+    "no-sink": lambda logits, _: _mask_sinks(logits),
     "causal": lambda logits, _: np.where(np.tri(len(logits), dtype=bool), logits, -np.inf),
     "sink": lambda logits, _: logits + 4.0 * (np.arange(len(logits)) == 0),
     "temperature-half": lambda logits, _: logits / 0.5,
@@ -132,7 +151,7 @@ NEEDS_PAIR = {"segment-bias", "segment-bias-no-sink"}
 
 
 def intervene(name: str, attention: NDArray[np.float32], segments: NDArray[np.int64]) -> NDArray[np.float32]:
-    """One map [L, L] under the named intervention: softmax over the changed logits, rows sum to 1."""
+    """Returns one map [L, L] under the named intervention: softmax over the changed logits, rows sum to 1."""
     with np.errstate(divide="ignore"):
         logits = INTERVENTIONS[name](np.log(attention), segments[:, None] == segments[None, :])
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))

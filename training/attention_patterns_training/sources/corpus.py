@@ -1,7 +1,7 @@
-"""Text to train the source models on: paragraphs of Debian's documentation packages, fetched when needed, never stored.
+"""The text that the source models are trained on: paragraphs of Debian's documentation, fetched when needed.
 
-Debian's Python documentation gives prose and code, its reference manual prose and tables. What is kept in the
-repository is the attention of models, not this text.
+Debian's Python documentation gives prose and code, its reference manual prose and tables. The repository keeps the
+attention of models, not this text.
 """
 
 import gzip
@@ -20,44 +20,44 @@ HELD_BACK = 10  # every tenth paragraph trains no model and can be a source text
 
 
 def fetch(folder: Path) -> None:
-    """Downloads and unpacks the packages with apt-get and dpkg-deb, once."""
+    """Downloads and unpacks the packages with apt-get and dpkg-deb, unless the folder holds them already."""
     if (folder / "usr").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o755)
+    folder.chmod(0o755)  # apt-get drops its rights before it downloads
     for package in PACKAGES:
         subprocess.run(["apt-get", "download", "--quiet=2", package], cwd=folder, check=True)
     for archive in folder.glob("*.deb"):
         subprocess.run(["dpkg-deb", "--extract", archive, folder], check=True)
 
 
-def _documents(folder: Path) -> Iterator[str]:
+def _read_documents(folder: Path) -> Iterator[str]:
     for path in sorted(folder.glob("usr/share/doc/python3.11/html/_sources/**/*.rst.txt")):
         yield path.read_text(encoding="utf-8")
     with gzip.open(folder / "usr/share/debian-reference/debian-reference.en.txt.gz", "rt", encoding="utf-8") as file:
         yield file.read()
 
 
-def paragraphs(folder: Path) -> list[str]:
-    """All paragraphs of 60 to 2,500 characters, markup and line breaks removed, in a fixed order."""
+def read_paragraphs(folder: Path) -> list[str]:
+    """Returns all paragraphs of 60 to 2,500 characters, markup and line breaks removed, in a fixed order."""
     fetch(folder)
-    found = []
-    for document in _documents(folder):
+    paragraphs = []
+    for document in _read_documents(folder):
         for block in re.split(r"\n\s*\n", document):
             text = re.sub(r":[\w:]+:`~?([^`<]*)[^`]*`|``([^`]*)``", r"\1\2", block)
             text = " ".join(text.replace("**", "").split())
             if 60 <= len(text) <= 2500 and not text.startswith(("..", ":", "+", "=", "|")):
-                found.append(text)
-    return found
+                paragraphs.append(text)
+    return paragraphs
 
 
-def sentences(paragraph: str) -> list[str]:
-    """A paragraph cut after full stops, question and exclamation marks, and semicolons."""
-    return [part for part in re.split(r"(?<=[.?!;:])\s+", paragraph) if len(part) > 12]
+def cut_sentences(paragraph: str) -> list[str]:
+    """Cuts a paragraph after full stops, question and exclamation marks, colons and semicolons."""
+    return [sentence for sentence in re.split(r"(?<=[.?!;:])\s+", paragraph) if len(sentence) > 12]
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """A lower-case WordPiece tokenizer of 4,096 entries that writes [CLS] first [SEP] second [SEP]."""
+    """Trains a lower-case WordPiece tokenizer of 4,096 entries that writes [CLS] first [SEP] second [SEP]."""
     tokenizer = BertWordPieceTokenizer(lowercase=True)
     tokenizer.train_from_iterator(texts, vocab_size=VOCABULARY, special_tokens=list(SPECIAL), show_progress=False)
     names = {name: f"[{name.split('_')[0].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token")}

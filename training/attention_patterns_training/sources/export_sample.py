@@ -1,4 +1,4 @@
-"""Writes the bundled sample, attention of MiniLM for a pair of sentences: ``python -m attention_patterns_training.sources.export_sample``."""
+"""The bundled sample: attention of the MiniLM encoder for a pair of sentences."""
 
 import numpy as np
 
@@ -14,13 +14,9 @@ PAIR = SourceText(
 )
 
 
-def main() -> None:
-    """Runs the encoder and writes attention as float16, with tokens and segment ids."""
-    (found,) = minilm_attention([PAIR])
+def export_sample() -> None:
+    """Runs the encoder and writes its attention as float16, with tokens and segment ids."""
+    (result,) = minilm_attention([PAIR])
     np.savez_compressed(
-        SAMPLE, attention=found.attention.astype(np.float16), tokens=np.array(found.tokens), segments=found.segments
+        SAMPLE, attention=result.attention.astype(np.float16), tokens=np.array(result.tokens), segments=result.segments
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -43,7 +43,17 @@ _WHY = (
 
 @dataclass(frozen=True)
 class Statement:
-    """Indices into the word lists; equal statements say the same."""
+    """The content of a sentence; equal statements have the same meaning.
+
+    Attributes:
+        who: Subject.
+        verb: Index of the verb, its synonym and its opposite.
+        quality: Adjective of the object; every second one is kind.
+        what: Object.
+        where: Place.
+        when: Time.
+        why: Tail, which can be left out.
+    """
 
     who: str
     verb: int
@@ -54,7 +64,7 @@ class Statement:
     why: str
 
     def text(self, form: int = 0, *, order: int = 0, tail: bool = True) -> str:
-        """The sentence: ``form`` 0 plain, 1 a synonym, 2 the opposite verb; ``order`` 0 to 2 moves the time."""
+        """Returns the sentence: ``form`` 0 plain, 1 a synonym, 2 the opposite verb; ``order`` 0 to 2 moves the time."""
         verb, why = _DO[self.verb][form], f" {self.why}" if tail else ""
         clause = f"{self.who} {verb} the {self.quality} {self.what} {self.where}"
         if order == 1:
@@ -65,63 +75,75 @@ class Statement:
         return f"{clause[0].upper()}{clause[1:]} {self.when}{why}."
 
     def question(self) -> str:
-        """A question that the statement answers."""
+        """Returns a question that the statement answers."""
         return f"Who {_DO[self.verb][0]} the {self.what} {self.where}?"
 
 
-def statement(rng: np.random.Generator) -> Statement:
-    """A random statement."""
+@dataclass(frozen=True)
+class Example:
+    """An example of a task to fine-tune on: one text or two, and the class to be guessed, from 0."""
+
+    label: int
+    first: str
+    second: str | None = None
+
+
+def draw_statement(rng: np.random.Generator) -> Statement:
+    """Draws a statement."""
     who = [*_WHO["person"], *_WHO["group"]]
 
-    def one(words: tuple[str, ...] | list[str]) -> str:
+    def choose(words: tuple[str, ...] | list[str]) -> str:
         return words[int(rng.integers(len(words)))]
 
     verb = int(rng.integers(len(_DO)))
-    return Statement(one(who), verb, one(_LIKE), one(_WHAT), one(_WHERE), one(_WHEN), one(_WHY))
+    return Statement(choose(who), verb, choose(_LIKE), choose(_WHAT), choose(_WHERE), choose(_WHEN), choose(_WHY))
 
 
-def passage(rng: np.random.Generator, count: int) -> str:
-    """``count`` sentences about one place and one time."""
-    first = statement(rng)
-    parts = [first]
-    while len(parts) < count:
-        parts.append(replace(statement(rng), where=first.where, when=first.when))
+def draw_passage(rng: np.random.Generator, count: int) -> str:
+    """Draws ``count`` sentences about one place and one time."""
+    first = draw_statement(rng)
+    statements = [first]
+    while len(statements) < count:
+        statements.append(replace(draw_statement(rng), where=first.where, when=first.when))
     return " ".join(
-        p.text(int(rng.integers(2)), order=int(rng.integers(3)), tail=bool(rng.random() < 0.5)) for p in parts
+        statement.text(int(rng.integers(2)), order=int(rng.integers(3)), tail=bool(rng.random() < 0.5))
+        for statement in statements
     )
 
 
-def pair(rng: np.random.Generator) -> tuple[str, str, int]:
-    """Two texts and how they stand to each other: 0 the same in other words, 1 contrary, 2 unrelated."""
-    relation, one = int(rng.integers(3)), statement(rng)
+def draw_relation(rng: np.random.Generator) -> Example:
+    """Draws two sentences and their relation: 0 the same in other words, 1 contrary, 2 unrelated."""
+    relation, statement = int(rng.integers(3)), draw_statement(rng)
     tail = bool(rng.random() < 0.5)
-    first = one.text(0, order=int(rng.integers(3)), tail=tail)
+    first = statement.text(0, order=int(rng.integers(3)), tail=tail)
     if relation == 2:
-        return first, statement(rng).text(0, order=int(rng.integers(3)), tail=tail), relation
-    return first, one.text(1 + relation, order=int(rng.integers(3)), tail=bool(rng.random() < 0.5)), relation
+        return Example(relation, first, draw_statement(rng).text(0, order=int(rng.integers(3)), tail=tail))
+    second = statement.text(1 + relation, order=int(rng.integers(3)), tail=bool(rng.random() < 0.5))
+    return Example(relation, first, second)
 
 
-def judged(rng: np.random.Generator) -> tuple[str, int]:
-    """A single text and whether its opinion of the thing is kind (1) or not (0)."""
-    one = statement(rng)
-    return one.text(int(rng.integers(3)), order=int(rng.integers(3))), int(_LIKE.index(one.quality) % 2 == 0)
-
-
-def question_pair(rng: np.random.Generator) -> tuple[str, str, int]:
-    """A question and a passage, and whether the passage answers it (1) or not (0)."""
-    one = statement(rng)
+def draw_answer(rng: np.random.Generator) -> Example:
+    """Draws a question and a passage, and whether the passage answers it (1) or not (0)."""
+    statement = draw_statement(rng)
     answered = int(rng.integers(2))
-    parts = [statement(rng).text(0, tail=False), statement(rng).text(0, tail=False)]
+    sentences = [draw_statement(rng).text(0, tail=False), draw_statement(rng).text(0, tail=False)]
     if answered:
-        parts.insert(int(rng.integers(3)), one.text(0, tail=False))
-    return one.question(), " ".join(parts), answered
+        sentences.insert(int(rng.integers(3)), statement.text(0, tail=False))
+    return Example(answered, statement.question(), " ".join(sentences))
 
 
-def scrambled(rng: np.random.Generator) -> tuple[str, int]:
-    """A single text, and whether two neighbouring words were exchanged (1) or not (0): a task of word order."""
-    words = statement(rng).text(0, order=int(rng.integers(3))).split()
+def draw_opinion(rng: np.random.Generator) -> Example:
+    """Draws a sentence and whether its opinion of the thing is kind (1) or not (0)."""
+    statement = draw_statement(rng)
+    text = statement.text(int(rng.integers(3)), order=int(rng.integers(3)))
+    return Example(int(_LIKE.index(statement.quality) % 2 == 0), text)
+
+
+def draw_order(rng: np.random.Generator) -> Example:
+    """Draws a sentence and whether two neighbouring words were exchanged (1) or not (0)."""
+    words = draw_statement(rng).text(0, order=int(rng.integers(3))).split()
     wrong = int(rng.integers(2))
     if wrong:
         at = int(rng.integers(len(words) - 1))
         words[at], words[at + 1] = words[at + 1], words[at]
-    return " ".join(words), wrong
+    return Example(wrong, " ".join(words))

@@ -1,4 +1,6 @@
-"""Images drawn by a program, for the vision transformer among the source models."""
+"""Pictures drawn by a program, for the vision transformer among the source models."""
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,6 +8,19 @@ from PIL import Image, ImageDraw, ImageFilter
 
 SIDE, PATCH = 56, 8  # pixels: 7 x 7 patches and [CLS] are 50 tokens
 SHAPES = ("disc", "ring", "square", "cross", "triangle")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn picture.
+
+    Attributes:
+        pixels: float32 [3, 56, 56], -1 to 1.
+        label: Four times the number of its shape, plus the quarter in which it lies.
+    """
+
+    pixels: NDArray[np.float32]
+    label: int
 
 
 def _draw(draw: ImageDraw.ImageDraw, shape: str, box: tuple[int, int, int, int], colour: tuple[int, int, int]) -> None:
@@ -24,8 +39,8 @@ def _draw(draw: ImageDraw.ImageDraw, shape: str, box: tuple[int, int, int, int],
         draw.polygon([(middle[0], top), (left, bottom), (right, bottom)], fill=colour)
 
 
-def draw_shapes(rng: np.random.Generator) -> tuple[NDArray[np.float32], int]:
-    """An image float32 [3, 56, 56] from -1 to 1, and its label: which shape, and in which quarter the first one is."""
+def draw_shapes(rng: np.random.Generator) -> Picture:
+    """Draws a picture of one shape among specks."""
     ground = tuple(int(v) for v in rng.integers(0, 256, 3))
     image = Image.new("RGB", (SIDE, SIDE), ground)
     draw = ImageDraw.Draw(image)
@@ -41,4 +56,5 @@ def draw_shapes(rng: np.random.Generator) -> tuple[NDArray[np.float32], int]:
     _draw(draw, SHAPES[shape], (x, y, x + size, y + size), (colour[0], colour[1], colour[2]))
     if rng.random() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(1))
-    return np.asarray(image, np.float32).transpose(2, 0, 1) / 127.5 - 1, shape * 4 + quarter
+    pixels = np.asarray(image, np.float32).transpose(2, 0, 1) / 127.5 - 1
+    return Picture(pixels, shape * 4 + quarter)

@@ -1,4 +1,4 @@
-"""Trains the transformers whose attention is labelled: ``python -m attention_patterns_training.sources.source_models FOLDER``, 90 minutes.
+"""The transformers that are trained here for their attention, in about 90 minutes.
 
 Small models of several kinds grow different heads: encoders with segment embeddings, trained to guess masked tokens
 and whether two texts belong together, decoders with learned and with rotary positions, a vision transformer on drawn
@@ -8,40 +8,27 @@ shapes, and the MiniLM encoder fine-tuned on tasks of our own. Each model is sav
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
 import numpy as np
 import torch
-import typer
+import transformers
 from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import (
-    AlbertConfig,
-    AlbertModel,
-    AutoModel,
-    AutoTokenizer,
-    BertConfig,
-    BertModel,
-    GPT2Config,
-    GPT2Model,
-    LlamaConfig,
-    LlamaModel,
-    PreTrainedTokenizerFast,
-    RoFormerConfig,
-    RoFormerModel,
-    ViTConfig,
-    ViTModel,
-    XLNetConfig,
-    XLNetModel,
-)
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from attention_patterns.sample import sample_encoder
-from attention_patterns_training.sources import sentences as made
-from attention_patterns_training.sources.corpus import HELD_BACK, VOCABULARY, paragraphs, sentences, train_tokenizer
+from attention_patterns_training.sources import sentences
+from attention_patterns_training.sources.corpus import (
+    HELD_BACK,
+    VOCABULARY,
+    cut_sentences,
+    read_paragraphs,
+    train_tokenizer,
+)
 from attention_patterns_training.sources.shapes import PATCH, SHAPES, SIDE, draw_shapes
 from attention_patterns_training.sources.source_training import (
     SEED,
-    Heads,
+    ModelInTraining,
     Schedule,
     fit_source,
     masked_loss,
@@ -55,15 +42,24 @@ WIDTH, HEADS, LAYERS = 192, 8, 6
 
 @dataclass(frozen=True)
 class SourceModel:
-    """How one model is made and trained."""
+    """A model to be trained: its constructor, the number of steps, and the highest learning rate."""
 
     build: Callable[[], nn.Module]
     steps: int
     rate: float
 
 
-def _encoder(config: Any, model: Any, **sizes: int) -> Callable[[], nn.Module]:
-    return lambda: model(config(vocab_size=VOCABULARY, attn_implementation="eager", **sizes))
+def _builder(family: str, **sizes: int) -> Callable[[], nn.Module]:
+    """Returns the constructor of a model by the prefix of its classes in transformers, which load slowly: "Bert"."""
+
+    def build() -> nn.Module:
+        config = getattr(transformers, f"{family}Config")
+        model: nn.Module = getattr(transformers, f"{family}Model")(
+            config(vocab_size=VOCABULARY, attn_implementation="eager", **sizes)
+        )
+        return model
+
+    return build
 
 
 _BERT = {
@@ -74,20 +70,20 @@ _BERT = {
     "max_position_embeddings": 512,
 }
 ENCODERS = {
-    "bert-small": SourceModel(_encoder(BertConfig, BertModel, **_BERT), 3200, 8e-4),
-    "albert-small": SourceModel(_encoder(AlbertConfig, AlbertModel, embedding_size=96, **_BERT), 1400, 8e-4),
+    "bert-small": SourceModel(_builder("Bert", **_BERT), 3200, 8e-4),
+    "albert-small": SourceModel(_builder("Albert", embedding_size=96, **_BERT), 1400, 8e-4),
     "xlnet-small": SourceModel(
-        _encoder(XLNetConfig, XLNetModel, d_model=WIDTH, n_layer=5, n_head=HEADS, d_inner=2 * WIDTH), 1500, 8e-4
+        _builder("XLNet", d_model=WIDTH, n_layer=5, n_head=HEADS, d_inner=2 * WIDTH), 1500, 8e-4
     ),
-    "roformer-small": SourceModel(_encoder(RoFormerConfig, RoFormerModel, embedding_size=WIDTH, **_BERT), 1800, 8e-4),
+    "roformer-small": SourceModel(_builder("RoFormer", embedding_size=WIDTH, **_BERT), 1800, 8e-4),
 }
 DECODERS = {
     "gpt2-small": SourceModel(
-        _encoder(GPT2Config, GPT2Model, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=256), 2400, 1e-3
+        _builder("GPT2", n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=256), 2400, 1e-3
     ),
     "llama-small": SourceModel(
-        _encoder(
-            LlamaConfig, LlamaModel, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        _builder(
+            "Llama", hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
             num_key_value_heads=HEADS // 2, intermediate_size=2 * WIDTH, max_position_embeddings=256,
         ),
         2400,
@@ -97,46 +93,54 @@ DECODERS = {
 
 
 def train_text_model(name: str, folder: Path, tokenizer: PreTrainedTokenizerFast, texts: list[list[str]]) -> None:
-    """Trains one encoder or decoder on the corpus."""
+    """Trains one encoder or decoder on the corpus, ``texts`` as lists of sentences."""
     kind = (ENCODERS | DECODERS)[name]
     torch.manual_seed(SEED)
-    net = Heads(kind.build())
+    net = ModelInTraining(kind.build())
     runs, batches = token_runs(tokenizer, texts), pair_batches(tokenizer, texts, name)
 
-    def loss_of() -> torch.Tensor:
-        return (
-            next_token_loss(net, next(runs)) if name in DECODERS else masked_loss(net, tokenizer, *next(batches), name)
-        )
+    def loss_of_batch() -> torch.Tensor:
+        if name in DECODERS:
+            return next_token_loss(net, next(runs))
+        return masked_loss(net, tokenizer, next(batches), name)
 
-    fit_source(net, name, Schedule(kind.steps, kind.rate), loss_of, folder)
+    fit_source(net, name, Schedule(kind.steps, kind.rate), loss_of_batch, folder)
 
 
 def train_vision_model(folder: Path) -> None:
-    """A vision transformer that says which shape is drawn, where and how many times."""
+    """Trains a vision transformer to name the shape that is drawn and its quarter."""
     torch.manual_seed(SEED)
-    model = ViTModel(
-        ViTConfig(
+    model = transformers.ViTModel(
+        transformers.ViTConfig(
             image_size=SIDE, patch_size=PATCH, hidden_size=96, num_hidden_layers=5, num_attention_heads=6,
             intermediate_size=192,
         ),
         add_pooling_layer=False,
     )  # fmt: skip
-    net = Heads(model, labels=len(SHAPES) * 4)
+    net = ModelInTraining(model, labels=len(SHAPES) * 4)
     rng = np.random.default_rng(SEED)
 
-    def loss_of() -> torch.Tensor:
-        drawn = [draw_shapes(rng) for _ in range(32)]
-        hidden = model(torch.stack([torch.from_numpy(image) for image, _ in drawn])).last_hidden_state
-        return cross_entropy(net.label(hidden[:, 0]), torch.tensor([label for _, label in drawn]))
+    def loss_of_batch() -> torch.Tensor:
+        pictures = [draw_shapes(rng) for _ in range(32)]
+        hidden = model(torch.stack([torch.from_numpy(picture.pixels) for picture in pictures])).last_hidden_state
+        return cross_entropy(net.score_labels(hidden[:, 0]), torch.tensor([picture.label for picture in pictures]))
 
-    fit_source(net, "vit-small", Schedule(1500, 1e-3), loss_of, folder)
+    fit_source(net, "vit-small", Schedule(1500, 1e-3), loss_of_batch, folder)
 
 
-TASKS: dict[str, tuple[Callable[[np.random.Generator], Any], int]] = {
-    "relation": (made.pair, 3),
-    "answer": (made.question_pair, 2),
-    "opinion": (made.judged, 2),
-    "order": (made.scrambled, 2),
+@dataclass(frozen=True)
+class Task:
+    """A task to fine-tune MiniLM on: how its examples are drawn, and how many labels there are."""
+
+    draw: Callable[[np.random.Generator], sentences.Example]
+    labels: int
+
+
+TASKS = {
+    "relation": Task(sentences.draw_relation, 3),
+    "answer": Task(sentences.draw_answer, 2),
+    "opinion": Task(sentences.draw_opinion, 2),
+    "order": Task(sentences.draw_order, 2),
 }
 
 
@@ -145,31 +149,26 @@ def fine_tune(task: str, folder: Path) -> None:
     torch.manual_seed(SEED)
     tokenizer = AutoTokenizer.from_pretrained(sample_encoder())
     model = AutoModel.from_pretrained(sample_encoder(), attn_implementation="eager")
-    draw, labels = TASKS[task]
-    net = Heads(model, labels)
+    net = ModelInTraining(model, TASKS[task].labels)
     rng = np.random.default_rng(SEED)
 
-    def loss_of() -> torch.Tensor:
-        drawn = [draw(rng) for _ in range(16)]
-        texts = [tuple(row[:-1]) if len(row) > 2 else row[0] for row in drawn]
+    def loss_of_batch() -> torch.Tensor:
+        examples = [TASKS[task].draw(rng) for _ in range(16)]
+        texts = [e.first if e.second is None else (e.first, e.second) for e in examples]
         encoding = tokenizer(texts, padding=True, return_tensors="pt")
         hidden = model(**encoding).last_hidden_state
-        return cross_entropy(net.label(hidden[:, 0]), torch.tensor([row[-1] for row in drawn]))
+        return cross_entropy(net.score_labels(hidden[:, 0]), torch.tensor([e.label for e in examples]))
 
-    fit_source(net, f"minilm-{task}", Schedule(220, 2e-4), loss_of, folder)
+    fit_source(net, f"minilm-{task}", Schedule(220, 2e-4), loss_of_batch, folder)
 
 
-def main(
-    folder: Annotated[Path, typer.Argument(help="where the models and the text they read are kept")],
-    only: Annotated[list[str] | None, typer.Option(help="names of models; all by default")] = None,
-    threads: Annotated[int, typer.Option(help="threads of torch")] = 2,
-) -> None:
-    """Trains every model that is not in the folder yet."""
+def train_source_models(folder: Path, *, only: list[str] | None = None, threads: int = 2) -> None:
+    """Trains every model, or those of the names in ``only``, that the folder does not hold yet."""
     torch.set_num_threads(threads)
-    texts = [sentences(p) for i, p in enumerate(paragraphs(folder / "corpus")) if i % HELD_BACK]
-    texts = [t for t in texts if len(t) > 1]
+    held_in = [p for i, p in enumerate(read_paragraphs(folder / "corpus")) if i % HELD_BACK]
+    texts = [text for text in map(cut_sentences, held_in) if len(text) > 1]
     if not (folder / "tokenizer").exists():
-        train_tokenizer([" ".join(t) for t in texts]).save_pretrained(folder / "tokenizer")
+        train_tokenizer([" ".join(text) for text in texts]).save_pretrained(folder / "tokenizer")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     names = [*ENCODERS, *DECODERS, "vit-small", *(f"minilm-{task}" for task in TASKS)]
     for name in only or names:
@@ -181,7 +180,3 @@ def main(
             fine_tune(name.removeprefix("minilm-"), folder)
         else:
             train_text_model(name, folder, tokenizer, texts)
-
-
-if __name__ == "__main__":
-    typer.run(main)

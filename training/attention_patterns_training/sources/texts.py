@@ -1,7 +1,7 @@
 """The source texts whose attention maps are labelled: written for this project, made by its programs, or passages.
 
-A text is the unit of the split: all maps of one text stand on one side. Passages of Debian's documentation are read
-when maps are collected and are not stored.
+Splits are made of whole texts: all maps of one text lie in one split. Passages of Debian's documentation are read when
+maps are collected, and are not stored.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,14 @@ from attention_patterns_training.sources import sentences
 
 @dataclass(frozen=True)
 class SourceText:
-    """One input to a model: a single text, or a pair of texts."""
+    """One input of a model: a single text, or a pair of texts.
+
+    Attributes:
+        text_id: Name, unique and the same in every run.
+        kind: Kind of text, such as "pair" or "code"; each kind is dealt to the splits by itself.
+        first: The text, or the first of a pair.
+        second: The second of a pair.
+    """
 
     text_id: str
     kind: str
@@ -22,7 +29,7 @@ class SourceText:
 
 
 def _table(rows: int) -> str:
-    """A price table as plain text, one row a line."""
+    """Returns a price table as plain text, one row per line."""
     wares = ("rope", "nails", "lamp oil", "canvas", "tar", "biscuit", "copper wire", "glass", "salt", "beeswax")
     rows_of_text = (
         f"{wares[i % len(wares)]} | {7 + 13 * i % 41} | {3 + 17 * i % 29}.50 | {'north' if i % 3 else 'south'}"
@@ -32,7 +39,7 @@ def _table(rows: int) -> str:
 
 
 def _numbered_steps(count: int) -> str:
-    """A work instruction of numbered, similar steps."""
+    """Returns a work instruction of numbered, similar steps."""
     verbs = ("open", "rinse", "dry", "weigh", "label", "close", "shake", "store")
     parts = ("the first jar", "the filter", "the glass plate", "both valves", "the sample", "the lid", "the tray")
     return " ".join(f"{i + 1}. {verbs[i % 8].capitalize()} {parts[i * 3 % 7]}." for i in range(count))
@@ -162,39 +169,39 @@ _PARAGRAPH_PAIR = (
 
 
 def made_texts() -> list[SourceText]:
-    """Texts by the grammar of ``sentences``: single ones, pairs, passages of 2 to 21 sentences, pairs of passages."""
+    """Returns texts by the grammar of ``sentences``: single ones, pairs, passages of 2 to 21 sentences, their pairs."""
     rng = np.random.default_rng(20260102)
-    texts = [SourceText(f"made-single-{i:03}", "made single", sentences.judged(rng)[0]) for i in range(60)]
+    texts = [SourceText(f"made-single-{i:03}", "made single", sentences.draw_opinion(rng).first) for i in range(60)]
     for i in range(140):
-        one, two, _ = sentences.pair(rng) if i % 3 else sentences.question_pair(rng)
-        texts.append(SourceText(f"made-pair-{i:03}", "made pair", one, two))
-    passages = [sentences.passage(rng, 2 + i % 20) for i in range(40)]
+        example = sentences.draw_relation(rng) if i % 3 else sentences.draw_answer(rng)
+        texts.append(SourceText(f"made-pair-{i:03}", "made pair", example.first, example.second))
+    passages = [sentences.draw_passage(rng, 2 + i % 20) for i in range(40)]
     texts += [SourceText(f"made-passage-{i:03}", "made passage", passage) for i, passage in enumerate(passages)]
     for i in range(40):
-        one, two = sentences.passage(rng, 1 + i % 8), sentences.passage(rng, 1 + i % 5)
-        texts.append(SourceText(f"made-passages-{i:03}", "made passages", one, two))
+        first, second = sentences.draw_passage(rng, 1 + i % 8), sentences.draw_passage(rng, 1 + i % 5)
+        texts.append(SourceText(f"made-passages-{i:03}", "made passages", first, second))
     return texts
 
 
 def documentation_texts(paragraphs: list[str]) -> list[SourceText]:
-    """Passages of given paragraphs: short ones, pairs of short ones, and long ones of 500 to 2,600 characters."""
+    """Returns texts of given paragraphs: short ones, pairs of short ones, and long ones of 500 to 2,600 characters."""
     rng = np.random.default_rng(20260103)
-    drawn = iter(rng.permutation(np.array(paragraphs, dtype=object)).tolist())
-    texts = [SourceText(f"documentation-{i:03}", "documentation", next(drawn)[:160]) for i in range(30)]
-    pairs = [(next(drawn)[:110], next(drawn)[:110]) for _ in range(40)]
+    shuffled = iter(rng.permutation(np.array(paragraphs, dtype=object)).tolist())
+    texts = [SourceText(f"documentation-{i:03}", "documentation", next(shuffled)[:160]) for i in range(30)]
+    pairs = [(next(shuffled)[:110], next(shuffled)[:110]) for _ in range(40)]
     texts += [SourceText(f"documentation-pair-{i:03}", "documentation pair", *pair) for i, pair in enumerate(pairs)]
     for i in range(70):
-        parts = [next(drawn)]
-        while sum(map(len, parts)) < 500 + 30 * i:
-            parts.append(next(drawn))
-        half = (len(parts) - 1) // 2 * (i % 2)  # every second one is a pair, if it is long enough
-        first, second = " ".join(parts[:half] or parts), " ".join(parts[half:]) if half else None
+        passage = [next(shuffled)]
+        while sum(map(len, passage)) < 500 + 30 * i:
+            passage.append(next(shuffled))
+        half = (len(passage) - 1) // 2 * (i % 2)  # every second one is a pair, if it is long enough
+        first, second = " ".join(passage[:half] or passage), " ".join(passage[half:]) if half else None
         texts.append(SourceText(f"documentation-long-{i:03}", "documentation long", first, second))
     return texts
 
 
 def source_texts() -> list[SourceText]:
-    """The texts written for this project, in a fixed order, with stable ids."""
+    """Returns the texts written for this project, in a fixed order."""
     texts = [SourceText(f"single-{i:02}", "single", t) for i, t in enumerate(_SINGLE)]
     texts += [SourceText(f"pair-{i:02}", "pair", a, b) for i, (a, b) in enumerate(_PAIR)]
     texts += [SourceText(f"list-{i:02}", "list", t) for i, t in enumerate(_LIST)]
