@@ -17,7 +17,7 @@ test: .venv/dev  ## every test
 	$(RUN) -m pytest
 
 test-lowest: .venv-lowest/test  ## library, service and labeller with the lowest versions promised, whose mixture may warn
-	.venv-lowest/bin/python -m pytest -W default tests/library tests/server tests/labeller
+	NUMBA_CACHE_DIR=$(CURDIR)/.venv-lowest/kernel .venv-lowest/bin/python -m pytest -W default tests/library tests/server tests/labeller
 
 check: .venv/dev  ## lint, types, architecture, generated code
 	$(RUN) -m ruff check .
