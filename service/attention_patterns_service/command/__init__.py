@@ -4,7 +4,7 @@ cli.py           the command line: serving, with one option per setting, and the
 settings.py      the effective configuration of a server process
 process.py       one serving process, from loading to its end
 workers.py       several serving processes behind one port, and the supervisor that replaces dead ones
-handshake.py     how a worker proves to its supervisor that it serves
+handshake.py     the handshake by which a worker proves to its supervisor that it serves
 signals.py       signals as bytes, to be waited for beside other events
 metrics_page.py  the metrics over HTTP, for Prometheus
 reports.py       errors as one sentence and an exit code

@@ -1,4 +1,4 @@
-"""How a worker proves to its supervisor that it serves.
+"""The handshake by which a worker proves to its supervisor that it serves.
 
 The supervisor hands each worker the writing end of a pipe, and in the environment, which other users cannot read, the
 pipe's number and a nonce. The worker writes nonce and port into the pipe once it serves. Its standard output proves
