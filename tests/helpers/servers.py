@@ -9,6 +9,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -28,6 +29,13 @@ def run(*arguments, **options):
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, **options)
 
 
+def endpoint_of(line):
+    """Returns the endpoint, which ends the first line that a server prints."""
+    words = f"serving attention-patterns {version('attention-patterns')} on "
+    assert line.startswith(words)
+    return line.removeprefix(words).strip()
+
+
 @contextmanager
 def process_of(*options, environment=None, folder=None):
     """Yields a server process and its endpoint, that of the first line it prints."""
@@ -38,7 +46,7 @@ def process_of(*options, environment=None, folder=None):
         try:
             line = process.stdout.readline()
             assert line, f"the server did not start: {process.stderr.read()}"
-            yield process, line.split()[-1]
+            yield process, endpoint_of(line)
         finally:
             process.terminate()
             process.wait(60)
@@ -128,7 +136,7 @@ class Server:
             self.process.communicate()
             self._log.seek(0)
             raise RuntimeError(f"the server did not start: {self._log.read()}")
-        self.endpoint = line.split()[-1]
+        self.endpoint = endpoint_of(line)
         self.port = int(self.endpoint.rpartition(":")[2])
 
     def kill(self):

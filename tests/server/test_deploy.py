@@ -27,6 +27,7 @@ from attention_patterns_service.command.settings import Settings
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.attention_patterns.v1.attention_patterns_pb2_grpc import AttentionPatternServiceStub
 from attention_patterns_service.server.methods import SERVICE
+from tests.helpers.server_metrics import METRICS
 from tests.helpers.servers import until
 
 ROOT = Path(__file__).parents[2]
@@ -42,21 +43,6 @@ ARGUMENTS = dict(argument.split("=") for argument in CONTAINER["args"])
 ENVOY = (ROOT / "deploy/envoy.yaml").read_text()
 DASHBOARD = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-METRICS = {  # the server's metrics, each with its labels
-    "attention_requests_total": {"method", "code"},
-    "attention_maps_total": {"pattern"},
-    "attention_uncertain_maps_total": set(),
-    "attention_received_bytes_total": set(),
-    "attention_sent_bytes_total": set(),
-    "attention_refused_total": {"reason"},
-    "attention_request_seconds": {"method"},
-    "attention_stage_seconds": {"stage"},
-    "attention_maps_per_request": set(),
-    "attention_requests_in_flight": set(),
-    "attention_bytes_in_flight": set(),
-    "attention_drift": {"feature"},
-    "attention_model_info": {"name", "version", "sha256"},
-}
 
 
 def in_dockerfile(instruction):

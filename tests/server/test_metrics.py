@@ -1,4 +1,4 @@
-"""What the server tells of itself, counted by hand."""
+"""Figures that the server keeps of itself, counted by hand."""
 
 from collections import Counter
 
@@ -13,7 +13,8 @@ from attention_patterns.sample import load_sample
 from attention_patterns_service import AttentionServer, Client
 from attention_patterns_service.server.metrics import Metrics
 from tests.helpers.drawn_maps import random_maps
-from tests.server.test_deploy import METRICS
+from tests.helpers.server_metrics import METRICS
+from tests.helpers.servers import until
 
 
 @pytest.fixture
@@ -42,17 +43,17 @@ def test_calls_and_maps_are_counted(watched):
     assert value("attention_request_seconds_count", {"method": "GetModel"}) == 3
     assert value("attention_maps_per_request_sum") == 2 * sample[..., 0, 0].size + 2
     assert value("attention_received_bytes_total") > sample.nbytes
-    assert value("attention_requests_in_flight") == value("attention_bytes_in_flight") == 0
+    until(lambda: value("attention_requests_in_flight") == value("attention_bytes_in_flight") == 0)
     for stage in ("wait", "decode", "render", "classify", "encode"):
         assert value("attention_stage_seconds_sum", {"stage": stage}) > 0
 
 
-def test_what_the_dashboard_reads_is_served(watched):
+def test_the_figures_that_the_dashboard_reads_are_served(watched):
     server, _ = watched
     maps = random_maps(40, 20, 20)
     with Client(server.endpoint, reduce="never") as client:
-        for one in maps:
-            client.classify(one)
+        for each in maps:
+            client.classify(each)
         with pytest.raises(NotFiniteError):
             client.classify(np.full((9, 9), np.nan))
     served = {
@@ -66,12 +67,12 @@ def test_what_the_dashboard_reads_is_served(watched):
 def test_maps_unlike_the_training_maps_are_drift(watched):
     server, value = watched
     with Client(server.endpoint) as client:
-        for one in random_maps(96, 60, 60):
-            client.classify(one)
+        for each in random_maps(96, 60, 60):
+            client.classify(each)
         drift = [value("attention_drift", {"feature": feature}) for feature in ("maximum", "mean", "relative_maximum")]
-        assert drift == [0, 0, 0]  # before a hundred maps nothing is said
-        for one in random_maps(64, 60, 60):
-            client.classify(one)
+        assert drift == [0, 0, 0]  # before a hundred maps nothing is reported
+        for each in random_maps(64, 60, 60):
+            client.classify(each)
     assert min(value("attention_drift", {"feature": f}) for f in ("maximum", "mean", "relative_maximum")) > 0.25
 
 

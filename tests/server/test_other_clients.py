@@ -1,4 +1,4 @@
-"""Clients that know the contract, or the endpoint alone, and nothing of ours."""
+"""Clients that share no code with this project: they know the contract, or the endpoint alone."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ def attention():
 
 @pytest.fixture(scope="module")
 def declared():
-    """What a request declares of the sample, as JSON; nothing is outside the group "all", where a measure is NaN."""
+    """The declaration of the sample, as JSON; nothing is outside the group "all", where a measure is NaN."""
     sample = load_sample()
     everything = {"name": "all", "positions": list(range(len(sample.tokens)))}
     return {"tokens": sample.tokens, "segment_ids": sample.segments.tolist(), "token_groups": [everything]}
@@ -43,7 +43,7 @@ def declared():
 
 @pytest.fixture(scope="module")
 def expected(classifier, attention, declared):
-    """What the library answers."""
+    """The library's answer."""
     groups = {group["name"]: group["positions"] for group in declared["token_groups"]}
     return classifier.classify(
         attention, tokens=declared["tokens"], segments=declared["segment_ids"], token_groups=groups
@@ -51,20 +51,20 @@ def expected(classifier, attention, declared):
 
 
 def result_of(answers, attention):
-    """The result that answers, as JSON, hold."""
+    """Returns the result that answers hold; they are JSON."""
     messages = [ParseDict(answer, pb.ClassifyHeadsResponse()) for answer in answers]
     return classification_of(messages, leading=attention.shape[:-2], length=attention.shape[-1])
 
 
-def output_of(command, *, timeout, **options):
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout, **options)
+def output_of(command, **options):
+    done = subprocess.run(command, check=False, capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def answers(server, attention, declared, tmp_path_factory):
-    """What the server answered to the Node client."""
+    """The server's answers to the Node client."""
     if not (shutil.which("node") and shutil.which("npm")):
         give_up = pytest.fail if os.environ.get("CI") else pytest.skip
         give_up("node and npm, which the Node client is run with, are not installed")
@@ -72,12 +72,12 @@ def answers(server, attention, declared, tmp_path_factory):
     for name in ("package.json", "package-lock.json", "classify.js"):
         shutil.copy(NODE / name, folder)
     install = ["npm", "ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund"]
-    output_of(install, timeout=300, cwd=folder)
+    output_of(install, cwd=folder)
     tensor = folder / "attention.f32"
     tensor.write_bytes(attention.tobytes())
     shape = ",".join(map(str, attention.shape))
     command = ["node", "classify.js", server.endpoint, str(PROTO), str(tensor), shape, json.dumps(declared)]
-    return json.loads(output_of(command, timeout=120, cwd=folder))
+    return json.loads(output_of(command, cwd=folder))
 
 
 def test_a_node_client_gets_the_library_s_answer(answers, attention, expected):
@@ -85,10 +85,10 @@ def test_a_node_client_gets_the_library_s_answer(answers, attention, expected):
     assert_equal(result_of([answers["whole"]], attention), expected)
 
 
-def test_a_node_client_gets_the_library_s_answer_in_parts_and_past_a_bad_one(answers, attention, expected):
+def test_a_node_client_gets_the_library_s_answer_in_chunks_and_past_a_bad_one(answers, attention, expected):
     first, bad, *others = answers["stream"]
     assert [(answer["request_id"], answer.get("first_layer", 0)) for answer in (first, *others)] == [
-        ("parts", layer) for layer in range(6)
+        ("chunks", layer) for layer in range(6)
     ]
     assert (bad["request_id"], bad["first_layer"]) == ("bad", 1)
     assert (bad["error"]["code"], bad["error"]["reason"]) == (3, "ROW_SUM")
@@ -105,9 +105,9 @@ def test_a_node_client_reads_the_details_of_an_error(answers):
     assert error["status"]["details"] == [info]
 
 
-def test_a_node_client_is_told_of_model_and_health(answers, classifier):
-    told = ParseDict(answers["model"], pb.GetModelResponse())
-    assert told == model_response_of(classifier.bundle, Limits())
+def test_a_node_client_gets_model_and_health(answers, classifier):
+    described = ParseDict(answers["model"], pb.GetModelResponse())
+    assert described == model_response_of(classifier.bundle, Limits())
     assert answers["health"] == {"status": "SERVING"}
 
 
@@ -117,8 +117,8 @@ def test_the_lock_file_names_no_address_to_download_from():
     assert not any("resolved" in package for package in lock["packages"].values())
 
 
-def test_reflection_tells_enough_to_ask(classifier, attention, declared, expected):
-    """As grpcurl does: the messages are made of what the server tells of itself."""
+def test_reflection_describes_enough_to_ask(classifier, attention, declared, expected):
+    """The messages are made of what the server describes, as grpcurl does."""
     tensor = {
         "data_type": "DATA_TYPE_FLOAT32",
         "shape": attention.shape,
@@ -130,13 +130,13 @@ def test_reflection_tells_enough_to_ask(classifier, attention, declared, expecte
         (name,) = (name for name in database.get_services() if name.startswith("attention_patterns."))
         pool = DescriptorPool(database)
         method = pool.FindServiceByName(name).methods_by_name["ClassifyHeads"]
-        asked = message_factory.GetMessageClass(method.input_type)
-        answered = message_factory.GetMessageClass(method.output_type)
-        assert answered is not pb.ClassifyHeadsResponse
+        request = message_factory.GetMessageClass(method.input_type)
+        response = message_factory.GetMessageClass(method.output_type)
+        assert response is not pb.ClassifyHeadsResponse
         call = channel.unary_unary(
             f"/{name}/{method.name}",
-            request_serializer=asked.SerializeToString,
-            response_deserializer=answered.FromString,
+            request_serializer=request.SerializeToString,
+            response_deserializer=response.FromString,
         )
-        answer = call(ParseDict(declared | {"attention": tensor}, asked()), timeout=60)
+        answer = call(ParseDict(declared | {"attention": tensor}, request()), timeout=300)
     assert_equal(result_of([MessageToDict(answer)], attention), expected)

@@ -1,8 +1,7 @@
+"""The methods of the service over a real connection: answers, selections, streams, health, and the server's end."""
+
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -36,6 +35,7 @@ from attention_patterns_service.pb.attention_patterns.v1.attention_patterns_pb2_
 from attention_patterns_service.server.methods import SERVICE
 from tests.helpers.drawn_maps import random_maps
 from tests.helpers.equality import assert_equal
+from tests.helpers.servers import process_of, run
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -57,13 +57,13 @@ def request(*shape, seed=0, **fields):
     return pb.ClassifyHeadsRequest(attention=tensor, **fields)
 
 
-def status(channel, service):
+def status_of(channel, service):
     return health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service)).status
 
 
-def test_health_is_told_of_the_server_and_of_the_service(channel):
+def test_health_is_reported_of_the_server_and_of_the_service(channel):
     assert SERVICE == "attention_patterns.v1.AttentionPatternService"
-    assert status(channel, "") == status(channel, SERVICE) == SERVING
+    assert status_of(channel, "") == status_of(channel, SERVICE) == SERVING
 
 
 def test_reflection_lists_the_services_where_it_is_asked_for(classifier, channel):
@@ -105,8 +105,8 @@ def test_layers_and_heads_are_selected(stub):
     by_place = {(head.layer, head.head): head for head in whole.heads}
     assert [(head.layer, head.head) for head in some.heads] == [(9, 0), (9, 3), (7, 0), (7, 3)]
     assert all(head == by_place[head.layer, head.head] for head in some.heads)
-    one = stub.ClassifyHeads(request(5, 9, 9, first_head=10, heads=[12]))
-    assert [(head.layer, head.head) for head in one.heads] == [(0, 12)]
+    single = stub.ClassifyHeads(request(5, 9, 9, first_head=10, heads=[12]))
+    assert [(head.layer, head.head) for head in single.heads] == [(0, 12)]
 
 
 @pytest.mark.parametrize(
@@ -150,12 +150,12 @@ def test_a_stream_goes_on_after_a_bad_request(stub):
     bad = request(2, 3, 9, 9, request_id="bad", first_layer=4)
     bad.attention.data = bytes(100) + bad.attention.data[100:]
     asked = [*good[:2], bad, pb.ClassifyHeadsRequest(request_id="empty"), *good[2:]]
-    answers = list(stub.StreamClassifyHeads(pb.StreamClassifyHeadsRequest(request=one) for one in asked))
+    answers = list(stub.StreamClassifyHeads(pb.StreamClassifyHeadsRequest(request=each) for each in asked))
     assert [(a.request_id, a.first_layer) for a in answers] == [(r.request_id, r.first_layer) for r in asked]
     assert [a.WhichOneof("outcome") for a in answers] == ["response"] * 2 + ["error"] * 2 + ["response"] * 4
     assert (answers[2].error.code, answers[2].error.reason) == (3, "ROW_SUM")
     assert answers[2].error.message.startswith("attention[layer 4, head 0]: row 0 sums to 0,")
-    assert [a.response for a in answers if a.HasField("response")] == [stub.ClassifyHeads(one) for one in good]
+    assert [a.response for a in answers if a.HasField("response")] == [stub.ClassifyHeads(each) for each in good]
 
 
 def test_an_answer_waits_for_no_further_request(stub):
@@ -202,25 +202,18 @@ def test_a_message_over_the_limit_is_refused_and_the_connection_lives(classifier
         assert stub.GetModel(pb.GetModelRequest()).max_message_bytes == 1 << 20
 
 
-def start(*options):
-    command = [Path(sys.executable).with_name("attention-serve"), "--port=0", "--log-level=warning", *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_calls_in_flight_finish(number, classifier):
+def test_a_signal_lets_calls_in_flight_finish(number):
     """A stream is open when the signal comes; what it asks afterwards is answered, a new call is not."""
-    told = threading.Event()
+    signalled = threading.Event()
 
     def requests():
         yield pb.StreamClassifyHeadsRequest(request=request(3, 9, 9))
-        told.wait()
+        signalled.wait()
         yield pb.StreamClassifyHeadsRequest(request=request(3, 9, 9))
 
-    with start("--max-message-mib", "1") as process:
-        line = process.stdout.readline()
-        assert line.startswith("serving attention-patterns 0.1.0 on 127.0.0.1:")
-        with grpc.insecure_channel(line.split()[-1]) as connected:
+    with process_of("--max-message-mib", "1", "--log-level=warning", "--grace=300") as (process, endpoint):
+        with grpc.insecure_channel(endpoint) as connected:
             stub = AttentionPatternServiceStub(connected)
             states = health_pb2_grpc.HealthStub(connected).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
             assert next(states).status == SERVING
@@ -229,16 +222,16 @@ def test_a_signal_lets_calls_in_flight_finish(number, classifier):
             process.send_signal(number)
             assert next(states).status == NOT_SERVING
             states.cancel()
-            told.set()
+            signalled.set()
             assert [answer.WhichOneof("outcome") for answer in answers] == ["response"]
         assert process.wait() == 0
         assert process.stderr.read() == ""
 
 
-def test_a_bundle_that_is_not_there_is_named(tmp_path):
-    with start("--model-dir", str(tmp_path)) as process:
-        assert process.wait() == 1
-        assert process.stderr.read().startswith(f"attention-serve: model bundle {tmp_path} cannot be read")
+def test_a_bundle_that_is_missing_is_named(tmp_path):
+    done = run("--port=0", "--model-dir", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"attention-serve: model bundle {tmp_path} cannot be read")
 
 
 def test_a_grace_that_is_over_ends_what_is_left(classifier):

@@ -1,3 +1,6 @@
+"""Error classes on the wire: each has a code and a reason, comes back as itself, and names who could not answer."""
+
+import json
 import re
 import socket
 
@@ -9,6 +12,7 @@ from grpc_status import rpc_status
 
 from attention_patterns import errors
 from attention_patterns_service import AttentionServer, Client
+from attention_patterns_service import client as client_module
 from attention_patterns_service.contract.errors import (
     DOMAIN,
     LONGEST_MESSAGE,
@@ -70,7 +74,7 @@ def test_a_failed_call_carries_status_and_error_info(stub):
     assert status.message.startswith("attention.data_type is 0, expected one of DATA_TYPE_FLOAT64, DATA_TYPE_FLOAT32")
 
 
-def test_what_nobody_foresaw_is_logged_and_not_told(caplog):
+def test_unforeseen_errors_are_logged_and_not_sent(caplog):
     failure = attempt(failing(ZeroDivisionError("a secret")))
     assert failure == Failure(grpc.StatusCode.INTERNAL, "INTERNAL", "internal error")
     assert "a secret" in caplog.text
@@ -87,7 +91,18 @@ def test_a_long_message_is_cut_to_what_the_transport_takes(stub):
     assert len(caught.value.details().encode()) <= LONGEST_MESSAGE
 
 
-def test_a_server_that_is_not_there_is_named():
+@pytest.fixture
+def quick_retries(monkeypatch):
+    """Clients that repeat a call as often as ever, but at once."""
+    options = dict(client_module._OPTIONS)
+    config = json.loads(options["grpc.service_config"])
+    (methods,) = config["methodConfig"]
+    methods["retryPolicy"] |= {"initialBackoff": "0.01s", "maxBackoff": "0.01s"}
+    options["grpc.service_config"] = json.dumps(config)
+    monkeypatch.setattr(client_module, "_OPTIONS", list(options.items()))
+
+
+def test_a_server_that_is_missing_is_named(quick_retries):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and never listening
         endpoint = f"127.0.0.1:{taken.getsockname()[1]}"

@@ -1,3 +1,5 @@
+"""OpenTelemetry traces of a server process, sent to a collector in this process."""
+
 from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
 
@@ -14,6 +16,8 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps the spans that it receives."""
+
     def __init__(self):
         self.spans = Queue()
 
@@ -27,12 +31,12 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 @pytest.fixture
 def collector():
-    running, kept = grpc.server(ThreadPoolExecutor(1)), Collector()
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(kept, running)
-    kept.endpoint = f"http://127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
-    running.start()
-    yield kept
-    running.stop(None).wait()
+    server, collector = grpc.server(ThreadPoolExecutor(1)), Collector()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield collector
+    server.stop(None).wait()
 
 
 def test_a_call_is_a_span_of_the_caller_s_trace(collector):
@@ -45,10 +49,11 @@ def test_a_call_is_a_span_of_the_caller_s_trace(collector):
         )
         with pytest.raises(grpc.RpcError):
             stub.ClassifyHeads(pb.ClassifyHeadsRequest())
-        answered, failed = collector.spans.get(timeout=30), collector.spans.get(timeout=30)
+        answered, failed = collector.spans.get(timeout=300), collector.spans.get(timeout=300)
     assert answered.name == "ClassifyHeads"
     assert f"00-{answered.trace_id.hex()}-{answered.parent_span_id.hex()}-01" == PARENT
-    found = {one.key: one.value for one in answered.attributes}
-    assert (found["attention.request_id"].string_value, found["attention.maps"].int_value) == ("a text", 1)
-    assert 0 < found["attention.classify_ms"].double_value * 1e6 < answered.end_time_unix_nano
+    attributes = {attribute.key: attribute.value for attribute in answered.attributes}
+    assert attributes["attention.request_id"].string_value == "a text"
+    assert attributes["attention.maps"].int_value == 1
+    assert 0 < attributes["attention.classify_ms"].double_value * 1e6 < answered.end_time_unix_nano
     assert failed.status.message.startswith("DATA_TYPE: attention.data_type is 0")

@@ -1,4 +1,4 @@
-// Asks a server all there is to ask, with gRPC for Node and the contract, and prints the answers as one JSON document:
+// Calls every method of a server, with gRPC for Node and the contract, and prints the answers as one JSON document:
 //   node classify.js ENDPOINT PROTO TENSOR SHAPE DECLARED
 // PROTO: attention_patterns.proto. TENSOR: a file of float32, little-endian. SHAPE: layers,heads,L,L.
 // DECLARED: further fields of ClassifyHeadsRequest, as JSON.
@@ -9,11 +9,11 @@ const loader = require("@grpc/proto-loader");
 
 const [endpoint, proto, file, shapeText, declaredText] = process.argv.slice(2);
 const format = { keepCase: true, enums: String, longs: String, json: true }; // json: NaN as "NaN"
-const deadline = Date.now() + 60_000; // ms
+const deadline = Date.now() + 300_000; // ms
 
 const contract = grpc.loadPackageDefinition(loader.loadSync(proto, format)).attention_patterns.v1;
 
-// What is used of grpc/health/v1/health.proto and google/rpc/{status,error_details}.proto.
+// The messages used of grpc/health/v1/health.proto and google/rpc/{status,error_details}.proto.
 const text = (id) => ({ type: "string", id });
 const standard = loader.fromJSON(
   {
@@ -45,14 +45,14 @@ const standard = loader.fromJSON(
 );
 const { Health } = grpc.loadPackageDefinition(standard).grpc.health.v1;
 
-// The answer, or the error: its status and the google.rpc.Status that came in its trailer.
+// Returns the answer, or the error: its status and the google.rpc.Status that came in its trailer.
 function ask(client, method, request) {
   return new Promise((resolve) => {
-    client[method](request, { deadline }, (error, answer) => resolve(error ? { error: told(error) } : answer));
+    client[method](request, { deadline }, (error, answer) => resolve(error ? { error: describe(error) } : answer));
   });
 }
 
-function told({ code, details, metadata }) {
+function describe({ code, details, metadata }) {
   const [trailer] = metadata.get("grpc-status-details-bin");
   return { code, details, status: trailer && standard["google.rpc.Status"].deserialize(trailer) };
 }
@@ -75,13 +75,13 @@ async function main() {
   const data = fs.readFileSync(file);
   const tensor = (sizes, bytes) => ({ data_type: "DATA_TYPE_FLOAT32", shape: sizes, data: bytes });
   const size = data.length / shape[0]; // bytes of a layer
-  const parts = Array.from({ length: shape[0] }, (_, layer) => ({
+  const chunks = Array.from({ length: shape[0] }, (_, layer) => ({
     ...declared,
-    request_id: "parts",
+    request_id: "chunks",
     first_layer: layer,
     attention: tensor([1, ...shape.slice(1)], data.subarray(layer * size, (layer + 1) * size)),
   }));
-  const bad = { ...parts[1], request_id: "bad", attention: tensor([1, ...shape.slice(1)], Buffer.alloc(size)) };
+  const bad = { ...chunks[1], request_id: "bad", attention: tensor([1, ...shape.slice(1)], Buffer.alloc(size)) };
 
   const client = new contract.AttentionPatternService(endpoint, grpc.credentials.createInsecure());
   const health = new Health(endpoint, grpc.credentials.createInsecure());
@@ -90,7 +90,7 @@ async function main() {
     model: await ask(client, "GetModel", {}),
     whole: await ask(client, "ClassifyHeads", { ...declared, request_id: "whole", attention: tensor(shape, data) }),
     bad: await ask(client, "ClassifyHeads", bad),
-    stream: await askStream(client, [parts[0], bad, ...parts.slice(1)]),
+    stream: await askStream(client, [chunks[0], bad, ...chunks.slice(1)]),
   };
   console.log(JSON.stringify(answers));
   client.close();
