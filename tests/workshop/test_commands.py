@@ -1,5 +1,6 @@
 """Every command answers ``--help`` at once and hands its options over."""
 
+import os
 import re
 import subprocess
 import sys
@@ -50,7 +51,8 @@ def test_help_loads_nothing_heavy():
 
 def test_help_is_that_of_the_module():
     command = [sys.executable, "-P", "-m", "attention_patterns_training", "--help"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    environment = os.environ | {"COLUMNS": "80"}
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     assert "Usage: python -m attention_patterns_training" in printed
     summaries = dict(re.findall(r"^  ([a-z-]+)  +(\S.*)$", printed.partition("Commands:")[2], re.MULTILINE))
     assert list(summaries) == COMMANDS

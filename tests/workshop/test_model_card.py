@@ -93,7 +93,7 @@ def test_speed_is_measured_against_the_plain_reading(monkeypatch, labelled):
     alternatives = {name: ablation.ALTERNATIVES[name] for name in ("shipped", ablation.PLAINLY, wide)}
     monkeypatch.setattr(speed, "ALTERNATIVES", alternatives)
     monkeypatch.setattr(speed, "read_dataset", lambda: labelled.rows(np.arange(0, len(labelled.maps), 10)))
-    printed = CliRunner().invoke(app, ["speed"], catch_exceptions=False).output
+    printed = " ".join(CliRunner().invoke(app, ["speed"], catch_exceptions=False).output.split())  # lines wrap
     for name in ("shipped", "int8, dynamic", "int8, static", wide):
         assert f"{name}: " in printed
     assert re.search(f"{ablation.PLAINLY}: [0-9,]+ maps/s, 1.00 of the plain reading", printed)

@@ -148,4 +148,4 @@ def test_a_data_set_of_one_annotator_can_be_trained_on(tmp_path, labelled, valid
     write_labels(labelled.table.iloc[:3].assign(pattern=""), tmp_path)
     write_maps(dict(zip(labelled.table["map_id"][:3], labelled.maps[:3], strict=True)), tmp_path)
     with pytest.raises(typer.BadParameter, match="no labelled map of split 'train'"):
-        train(output=tmp_path / "bundle", folder=tmp_path)
+        train(output=tmp_path / "bundle", folder=tmp_path, threads=1)
