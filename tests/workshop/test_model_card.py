@@ -15,7 +15,7 @@ from attention_patterns_training.evaluation.card import card_text
 from attention_patterns_training.evaluation.evaluate import answer_maps, compute_figures, headline_figures
 from attention_patterns_training.evaluation.pictures import draw_maps, draw_sureness
 from attention_patterns_training.evaluation.results import read_results
-from attention_patterns_training.labels.annotators import certain
+from attention_patterns_training.labels.annotators import is_certain
 from attention_patterns_training.net.examples import render_all
 from attention_patterns_training.net.fit import HAND_LABELS
 from attention_patterns_training.net.net import Design, PatternNet
@@ -62,7 +62,7 @@ def test_splitting_tokens_keeps_the_rows_and_what_annotators_were_sure_of(classi
     assert split.shape == (3 * len(attention), 3 * len(attention))
     np.testing.assert_allclose(split.sum(axis=1), 1, atol=2e-3)
     np.testing.assert_array_equal(split[::3, ::3], attention / np.float32(3))
-    sure = validation.rows(np.flatnonzero(certain(validation.table)))
+    sure = validation.rows(np.flatnonzero(is_certain(validation.table)))
     for figures in robustness.measure_resizing(classifier, sure).values():
         assert figures["certain_maps"] == figures["maps"] > 0
         assert figures["certain_share"] >= 0.97

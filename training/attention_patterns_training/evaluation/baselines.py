@@ -64,13 +64,13 @@ class Rule:
     def answer(self, measured: NDArray[np.float64]) -> NDArray[np.int64]:
         """Returns the answers to maps by their features, indices into ``PATTERNS``, int64 [maps]."""
         visible, stripe, line, either, segment = measured[:, [FEATURES.index(name) for name in _JUDGED]].T
-        made = (either / np.maximum(visible, 1e-9) >= self.covered) & (visible >= self.visible)
+        marked = (either / np.maximum(visible, 1e-9) >= self.covered) & (visible >= self.visible)
         total = np.maximum(stripe + line, 1e-9)
         lines, stripes = line / total >= self.other, stripe / total >= self.other
         pattern = np.where(lines, np.where(stripes, Pattern.VERTICAL_DIAGONAL, Pattern.DIAGONAL), Pattern.VERTICAL)
         chance = measured[:, FEATURES.index("segment_mass_by_chance")]
         block = (segment - chance >= self.segment) & (chance < 1)
-        names = np.where(made, pattern, np.where(block, Pattern.BLOCK, Pattern.HETEROGENEOUS))
+        names = np.where(marked, pattern, np.where(block, Pattern.BLOCK, Pattern.HETEROGENEOUS))
         return np.array([PATTERNS.index(Pattern(name)) for name in names])
 
     @classmethod

@@ -13,7 +13,7 @@ from attention_patterns.patterns import PATTERN_NAMES
 from attention_patterns.programs.whole_files import write_whole
 from attention_patterns_training.evaluation.evaluate import annotator_agreement
 from attention_patterns_training.evaluation.markdown import fill_template, markdown_table
-from attention_patterns_training.labels.annotators import certain, disputed
+from attention_patterns_training.labels.annotators import is_certain, is_disputed
 from attention_patterns_training.labels.dataset import COLUMNS, DATA, read_labels
 
 NAMES = PATTERN_NAMES.tolist()
@@ -90,9 +90,9 @@ def card_text(folder: Path = DATA) -> str:
         long=int((table["length"] >= 128).sum()),
         shortest=int(table["length"].min()),
         longest=int(table["length"].max()),
-        disputed=int(disputed(table).sum()),
+        disputed=int(is_disputed(table).sum()),
         minilm=int(table["source"].isin(["MiniLM"]).sum() + table["source"].str.startswith("MiniLM, inter").sum()),
-        sure=int(certain(table).sum()),
+        sure=int(is_certain(table).sum()),
         doubtful=f"{seconds.mean():.0%}",
         agreement=_format(annotator_agreement(table)),
         rounds={n: _format(annotator_agreement(own)) | {"maps": len(own)} for n, own in table.groupby("round")},

@@ -24,7 +24,7 @@ from attention_patterns.bundle import ModelBundle
 from attention_patterns.pattern_classifier import PatternClassifier
 from attention_patterns.patterns import PATTERN_NAMES
 from attention_patterns_training.evaluation.results import write_section
-from attention_patterns_training.labels.annotators import certain
+from attention_patterns_training.labels.annotators import is_certain
 from attention_patterns_training.labels.dataset import LabelledMaps, read_dataset, segment_lengths
 
 NAMES = PATTERN_NAMES.tolist()
@@ -143,7 +143,7 @@ def compute_figures(
             truth == name, answers.patterns == name, lambda t, a: f1_score(t, a, zero_division=0), resamples
         )
     if "annotator_a_second" in table and (table["annotator_b"] != "").any():
-        sure = certain(table).to_numpy()
+        sure = is_certain(table).to_numpy()
         figures |= {
             "annotators": annotator_agreement(table),
             "certain_maps": int(sure.sum()),

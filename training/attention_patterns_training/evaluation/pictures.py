@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from attention_patterns.patterns import PATTERN_NAMES
 from attention_patterns.rendering import render
 from attention_patterns_training.evaluation.evaluate import Answers
-from attention_patterns_training.labels.annotators import certain
+from attention_patterns_training.labels.annotators import is_certain
 from attention_patterns_training.labels.dataset import CODES, LabelledMaps
 
 TYPICAL, CONFUSED = 4, 4  # maps of each class
@@ -64,7 +64,7 @@ def draw_maps(data: LabelledMaps, answers: Answers, path: Path) -> None:
     """Draws for each class maps that annotators and model are sure of, and those most surely taken for another."""
     figure = Figure(figsize=(12, 8.2), layout="constrained")
     grid = figure.subplots(len(PATTERN_NAMES), TYPICAL + CONFUSED)
-    truth, sure = data.table["pattern"].to_numpy(str), certain(data.table).to_numpy()
+    truth, sure = data.table["pattern"].to_numpy(str), is_certain(data.table).to_numpy()
     right = truth == answers.patterns
     for line, name in zip(grid, PATTERN_NAMES, strict=True):
         typical = _find_surest(answers.confidence, (truth == name) & right & sure, TYPICAL)

@@ -15,7 +15,7 @@ from attention_patterns.pattern_classifier import PatternClassifier
 from attention_patterns.patterns import Pattern
 from attention_patterns_training.evaluation.card import write_card
 from attention_patterns_training.evaluation.results import write_section
-from attention_patterns_training.labels.annotators import certain
+from attention_patterns_training.labels.annotators import is_certain
 from attention_patterns_training.labels.dataset import LabelledMaps, read_dataset
 from attention_patterns_training.sources.attention_sources import minilm_attention
 from attention_patterns_training.sources.shapes import draw_shapes
@@ -43,7 +43,7 @@ def measure_resizing(classifier: PatternClassifier, data: LabelledMaps) -> dict[
     """
     short = [n for n, attention in enumerate(data.maps) if len(attention) <= SHORT]
     maps = [np.asarray(data.maps[n], np.float32) for n in short]
-    sure, before = certain(data.table).to_numpy()[short], _classify(classifier, maps)
+    sure, before = is_certain(data.table).to_numpy()[short], _classify(classifier, maps)
     figures: dict[str, dict[str, float]] = {}
     for times in TIMES:
         fitting = [n for n, attention in enumerate(maps) if len(attention) * times <= LARGEST]
@@ -82,7 +82,7 @@ def measure_padding(classifier: PatternClassifier, data: LabelledMaps) -> dict[s
 
 def measure_sinks(classifier: PatternClassifier, data: LabelledMaps) -> dict[str, float]:
     """Returns the share of plain Vertical maps that stay Vertical when their heaviest column weighs more or less."""
-    plain = (data.table["pattern"] == Pattern.VERTICAL) & certain(data.table)
+    plain = (data.table["pattern"] == Pattern.VERTICAL) & is_certain(data.table)
     maps = [np.asarray(data.maps[n], np.float32) for n in np.flatnonzero(plain)]
     figures: dict[str, float] = {"maps": len(maps)}
     for factor in SINKS:

@@ -29,7 +29,7 @@ from werkzeug.serving import make_server
 from attention_patterns.attention_map import SHORTEST_LABELLED, read_attention, read_declaration
 from attention_patterns.errors import InvalidAttentionError, ShapeError
 from attention_patterns.rendering import find_causal, render
-from attention_patterns_training.labels.annotators import Annotator, waiting
+from attention_patterns_training.labels.annotators import Annotator, is_waiting
 from attention_patterns_training.labels.answers import HEADER, Answer, AnswerFile
 from attention_patterns_training.labels.dataset import CODES, COLUMNS, LabelledMaps, segment_lengths, write_labels
 from attention_patterns_training.labels.sheets import draw_map
@@ -144,7 +144,7 @@ def maps_to_label(data: LabelledMaps, annotator: Annotator, answers: dict[str, A
 
     They come in an order of the annotator's own; in the third look only those on which the others differ.
     """
-    shown = waiting(data.table, annotator, revisable=answers).to_numpy()
+    shown = is_waiting(data.table, annotator, revisable=answers).to_numpy()
     order = np.random.default_rng(list(annotator.encode())).permutation(len(shown))
     return [ShownMap.of_row(data.maps[n], data.table.iloc[n]) for n in order if shown[n]]
 

@@ -19,19 +19,19 @@ class Annotator(StrEnum):
     THIRD = "third"
 
 
-def disputed(table: "pd.DataFrame") -> "pd.Series[bool]":
+def is_disputed(table: "pd.DataFrame") -> "pd.Series[bool]":
     """Returns for each map whether both annotators answered and differ."""
     a, b = table["annotator_a"], table["annotator_b"]
     return (a != "") & (b != "") & (a != b)
 
 
-def certain(table: "pd.DataFrame") -> "pd.Series[bool]":
+def is_certain(table: "pd.DataFrame") -> "pd.Series[bool]":
     """Returns for each map whether both annotators agree and neither gave a second choice."""
     without_second = (table["annotator_a_second"] == "") & (table["annotator_b_second"] == "")
     return (table["annotator_a"] == table["annotator_b"]) & without_second
 
 
-def waiting(table: "pd.DataFrame", annotator: Annotator, *, revisable: Collection[str] = ()) -> "pd.Series[bool]":
+def is_waiting(table: "pd.DataFrame", annotator: Annotator, *, revisable: Collection[str] = ()) -> "pd.Series[bool]":
     """Returns for each map whether it is shown to an annotator: ``table`` holds no answer of theirs.
 
     Args:
@@ -41,4 +41,4 @@ def waiting(table: "pd.DataFrame", annotator: Annotator, *, revisable: Collectio
     """
     third = annotator is Annotator.THIRD
     shown = (table["pattern" if third else f"annotator_{annotator}"] == "") | table["map_id"].isin(list(revisable))
-    return shown & disputed(table) if third else shown
+    return shown & is_disputed(table) if third else shown

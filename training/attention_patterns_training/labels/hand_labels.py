@@ -23,7 +23,7 @@ from rich import print as show
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 
 from attention_patterns.patterns import PATTERN_NAMES
-from attention_patterns_training.labels.annotators import Annotator, disputed, waiting
+from attention_patterns_training.labels.annotators import Annotator, is_disputed, is_waiting
 from attention_patterns_training.labels.dataset import CODES, DATA, read_dataset, read_labels, write_labels
 from attention_patterns_training.labels.sheets import draw_sheets
 
@@ -62,7 +62,7 @@ def read_page_answers(path: Path) -> pd.DataFrame:
 def make_sheets(sheet_folder: Path, *, annotator: Annotator, folder: Path) -> None:
     """Draws contact sheets of the maps in the data set ``folder`` that wait for an answer of the annotator."""
     data = read_dataset(folder)
-    rows = np.flatnonzero(waiting(data.table, annotator))
+    rows = np.flatnonzero(is_waiting(data.table, annotator))
     if not len(rows):
         raise typer.BadParameter(f"{folder} holds no map that waits for an answer of annotator {annotator}")
     order = np.random.default_rng(list(annotator.encode())).permutation(rows)
@@ -106,7 +106,7 @@ def print_agreement(folder: Path) -> None:
     table = table[(table["annotator_a"] != "") & (table["annotator_b"] != "")]
     a, b = table["annotator_a"], table["annotator_b"]
     sure = (table["annotator_a_second"] == "") & (table["annotator_b_second"] == "")
-    show(f"{len(table)} maps, {int(disputed(table).sum())} disputed")
+    show(f"{len(table)} maps, {int(is_disputed(table).sum())} disputed")
     show(f"Cohen's kappa {_kappa(a, b):.3f}")
     if sure.any():
         show(f"Cohen's kappa {_kappa(a[sure], b[sure]):.3f} on the {sure.sum()} maps without a second choice")
