@@ -27,7 +27,7 @@ REQUEST = message_of(random_maps(9, 9))
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_request_comes_to_one_end_while_servers_are_killed(workers):
-    meanwhile, afterwards = kill_servers(60, workers=workers, seed=workers, afterwards=48)
+    meanwhile, afterwards = kill_servers(40, workers=workers, seed=workers, afterwards=24)
     assert meanwhile.sound, meanwhile
     assert meanwhile.faults
     assert afterwards.answered == afterwards.requests, afterwards
@@ -35,7 +35,7 @@ def test_every_request_comes_to_one_end_while_servers_are_killed(workers):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_answer_is_of_an_installed_bundle_while_it_is_replaced(tmp_path, workers):
-    meanwhile, afterwards = replace_bundles(60, workers=workers, seed=workers, folder=tmp_path, afterwards=48)
+    meanwhile, afterwards = replace_bundles(40, workers=workers, seed=workers, folder=tmp_path, afterwards=24)
     assert meanwhile.sound, meanwhile
     assert set(meanwhile.errors) <= {"ModelReplacedError"}
     assert meanwhile.faults
