@@ -2,12 +2,13 @@
 
 import json
 import os
-import random
 import resource
+import shutil
 import signal
 import subprocess
+import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -26,9 +27,19 @@ from attention_patterns.labelling.sources.dumps.source import DumpSource
 from attention_patterns.labelling.sources.memory import Memory
 from attention_patterns.labelling.sources.source import Selection
 from attention_patterns.rendering import RENDERING_VERSION
-from tests.helpers.labelled_runs import COMMAND, ENVIRONMENT, assert_same_run, attention_label, rows_of, write_dumps
+from tests.helpers.labelled_runs import (
+    COMMAND,
+    ENVIRONMENT,
+    assert_same_run,
+    attention_label,
+    invoke,
+    rows_of,
+    write_dumps,
+)
 
-KILLS, PARTS = 25, 40
+PARTS = 8
+KILLS = 40
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -38,92 +49,75 @@ def corpus(tmp_path_factory):
     return [f"task {n}={dump}" for n, dump in enumerate(dumps)]
 
 
-def begun(*arguments):
-    """Starts a run and waits until it is at work."""
-    output = arguments[arguments.index("-o") + 1]
-    (output / ".reserve").unlink(missing_ok=True)  # of an earlier run; made when the work begins
-    run = subprocess.Popen([*COMMAND, "run", *arguments, "-q"], env=ENVIRONMENT)
-    while not (output / ".reserve").exists() and run.poll() is None:
-        time.sleep(0.002)
-    return run
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, corpus):
     output = tmp_path_factory.mktemp("uninterrupted") / "run"
-    assert attention_label("run", *corpus, "-o", output, "-q").returncode == 0
+    assert invoke("run", *corpus, "-o", output, "-q").exit_code == 0
     return output
 
 
-@pytest.fixture(scope="module")
-def seconds(tmp_path_factory, corpus):
-    """How long a run is at work here."""
-    with begun(*corpus, "-o", tmp_path_factory.mktemp("timed") / "run") as run:
-        started = time.monotonic()
-        assert run.wait() == 0
-    return time.monotonic() - started
+def test_a_run_killed_before_any_write_ends_as_one_that_was_not(tmp_path):
+    dumps = [f"task {n}={dump}" for n, dump in enumerate(write_dumps(tmp_path / "dumps", 2))]
+    (tmp_path / "runs").mkdir()
+    program = [sys.executable, "-m", "tests.helpers.killed_runs", tmp_path / "runs", *dumps]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    runs = list((tmp_path / "runs").glob("[0-9]*"))
+    assert len(runs) > KILLS
+    for run in runs:
+        assert_same_run(run, tmp_path / "runs" / "reference")
 
 
-def killed_again_and_again(output, corpus, chance, seconds):
-    """Kills runs until one gets to its end before its moment has come; gives how many were killed."""
-    kills = 0
-    while True:
-        with begun(*corpus, "-o", output) as run:
-            try:
-                run.wait(chance.uniform(0, seconds))
-                break
-            except subprocess.TimeoutExpired:
-                run.kill()
-                kills += 1
-    assert run.returncode == 0
-    return kills
-
-
-def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path, corpus, uninterrupted, seconds):
-    def kills_of(number):
-        chance, kills = random.Random(number), 0
-        while kills < KILLS // 2 + 1:
-            output = tmp_path / f"{number} after {kills}"
-            kills += killed_again_and_again(output, corpus, chance, seconds)
-            assert_same_run(output, uninterrupted)
-        return kills
-
-    with ThreadPoolExecutor(2) as pool:
-        assert sum(pool.map(kills_of, range(2))) > KILLS
+def test_a_run_terminated_at_work_can_be_continued(tmp_path, corpus, uninterrupted):
+    output = tmp_path / "run"
+    with subprocess.Popen([*COMMAND, "run", *corpus, "-o", output, "-q"], env=ENVIRONMENT) as run:
+        while not (output / ".reserve").exists():  # which is made when the work begins
+            assert run.poll() is None
+            time.sleep(0.01)
+        run.send_signal(signal.SIGSTOP)  # it may not end by itself before the signal
+        run.send_signal(signal.SIGTERM)
+        run.send_signal(signal.SIGCONT)
+    assert run.returncode == -signal.SIGTERM
+    assert invoke("run", *corpus, "-o", output, "-q").exit_code == 0
+    assert_same_run(output, uninterrupted)
 
 
 def test_what_a_killed_run_may_leave_is_mended(tmp_path, corpus, uninterrupted):
     """A part without its line, half a part under its passing name, half a line, and no summary."""
     output = tmp_path / "run"
-    subprocess.run(["cp", "-r", uninterrupted, output], check=True)
+    shutil.copytree(uninterrupted, output)
     lines = (output / "manifest.jsonl").read_bytes().splitlines(keepends=True)
-    (output / "manifest.jsonl").write_bytes(b"".join(lines[:20]) + lines[20][:20])
-    lost = json.loads(lines[30])["number"]
+    (output / "manifest.jsonl").write_bytes(b"".join(lines[:4]) + lines[4][:20])
+    lost = json.loads(lines[6])["number"]
     os.truncate(output / "labels" / f"part-{lost:05}.parquet", 100)
-    (output / "inputs" / ".part-00039.parquet").write_bytes(b"PAR1")
+    (output / "inputs" / f".part-{lost:05}.parquet").write_bytes(b"PAR1")
     (output / "summary.json").unlink()
     (output / "heads.parquet").unlink()
-    assert attention_label("run", *corpus, "-o", output, "-q").returncode == 0
+    assert invoke("run", *corpus, "-o", output, "-q").exit_code == 0
     assert_same_run(output, uninterrupted)
 
 
-def test_a_run_goes_on_with_the_same_job_only(tmp_path, corpus):
-    assert attention_label("run", *corpus[:3], "-o", tmp_path / "run", "-q").returncode == 0
-    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*.parquet")}
-    more = attention_label("run", *corpus[:4], "-o", tmp_path / "run", "-q")
-    fewer = attention_label("run", *corpus[:3], "-o", tmp_path / "run", "-q", "--layers", "0")
-    assert (more.returncode, fewer.returncode) == (2, 2)
-    assert "holds a run of another job: sources task 3: " in more.stderr
-    assert "settings layers was not there, now [0]" in fewer.stderr
-    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*.parquet")} == before
-    dump = corpus[0].partition("=")[2]
+def test_a_run_goes_on_with_the_same_inputs_and_settings_only(tmp_path, corpus):
+    output = tmp_path / "run"
+    assert invoke("run", *corpus[:3], "-o", output, "-q").exit_code == 0
+    before = {file: file.read_bytes() for file in output.rglob("*.parquet")}
+    more = invoke("run", *corpus[:4], "-o", output, "-q")
+    fewer = invoke("run", *corpus[:3], "-o", output, "-q", "--layers", "0")
+    assert (more.exit_code, fewer.exit_code) == (2, 2)
+    assert "sources task 3: " in more.stderr
+    assert "settings layers was " in fewer.stderr
+    assert ", now [0]" in fewer.stderr
+    assert {file: file.read_bytes() for file in output.rglob("*.parquet")} == before
+    dump = Path(corpus[0].partition("=")[2])
+    times = dump.stat()
     os.utime(dump, ns=(1, 1))
-    changed = attention_label("run", *corpus[:3], "-o", tmp_path / "run", "-q")
-    assert changed.returncode == 2
+    changed = invoke("run", *corpus[:3], "-o", output, "-q")
+    os.utime(dump, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert changed.exit_code == 2
     assert "sources task 0: " in changed.stderr
 
 
-def test_a_full_disk_is_told_by_input_and_filled_up_later(tmp_path, corpus, uninterrupted):
+def test_a_full_disk_fails_inputs_by_name_and_is_filled_up_later(tmp_path, corpus, uninterrupted):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -133,8 +127,8 @@ def test_a_full_disk_is_told_by_input_and_filled_up_later(tmp_path, corpus, unin
         pytest.skip(f"a small disk needs the right to mount one: {mounted.stderr}")
     try:
         (disk / "ballast").write_bytes(bytes(600 * 1024))
-        full = attention_label("run", *corpus, "-o", disk / "run", "-q")
-        assert full.returncode == 1, full.stderr
+        full = invoke("run", *corpus, "-o", disk / "run", "-q")
+        assert full.exit_code == 1, full.stderr
         errors = [json.loads(line) for line in (disk / "run" / "errors.jsonl").read_text().splitlines()]
         assert {error["error"] for error in errors} == {"OutputError"}
         assert "No space left on device" in errors[0]["message"]
@@ -144,16 +138,16 @@ def test_a_full_disk_is_told_by_input_and_filled_up_later(tmp_path, corpus, unin
         assert 0 < len(labelled) < len(corpus)
         assert rows_of(disk / "run").num_rows == 72 * len(labelled)
         assert json.loads((disk / "run" / "summary.json").read_text())["failed"] == len(errors)
-        assert attention_label("summary", disk / "run").returncode == 0
+        assert invoke("summary", disk / "run").exit_code == 0
         assert json.loads((disk / "run" / "summary.json").read_text())["failed"] == len(errors)
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
-        assert attention_label("run", *corpus, "-o", disk / "run", "-q").returncode == 0
+        assert invoke("run", *corpus, "-o", disk / "run", "-q").exit_code == 0
         assert_same_run(disk / "run", uninterrupted)
     finally:
         subprocess.run(["umount", disk], check=True)
 
 
-def test_files_that_may_not_grow_are_told_as_a_full_disk_is(tmp_path, corpus):
+def test_files_that_may_not_grow_fail_inputs_as_a_full_disk_does(tmp_path, corpus):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
@@ -163,14 +157,6 @@ def test_files_that_may_not_grow_are_told_as_a_full_disk_is(tmp_path, corpus):
     assert [error["task"] for error in errors] == ["task 0", "task 1", "task 2"]
     assert "File too large" in errors[0]["message"]
     assert not list((tmp_path / "run").rglob("*part*"))
-
-
-def test_a_terminated_run_can_be_continued(tmp_path, corpus, uninterrupted):
-    with begun(*corpus, "-o", tmp_path / "run") as run:
-        run.send_signal(signal.SIGTERM)
-    assert run.returncode == -signal.SIGTERM
-    assert attention_label("run", *corpus, "-o", tmp_path / "run", "-q").returncode == 0
-    assert_same_run(tmp_path / "run", uninterrupted)
 
 
 def test_the_tables_read_alike_in_pandas_polars_and_duckdb(uninterrupted):
