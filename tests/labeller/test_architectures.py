@@ -247,8 +247,8 @@ for folder in sys.argv[1:]:
     for run in range(2):
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         before = kibibytes("VmRSS")
-        job = {"task": "t", "classifier": classifier, "selection": Selection(), "most_bytes": 2**29}
-        for _, one in model.measure(texts_of("ferry " * 500), **job):
+        settings = {"task": "t", "classifier": classifier, "selection": Selection(), "most_bytes": 2**29}
+        for _, one in model.measure(texts_of("ferry " * 500), **settings):
             assert one.maps.images.shape[0] % 8 == 0
     print((kibibytes("VmHWM") - before) / 1024)
 """
@@ -267,7 +267,7 @@ def test_memory_does_not_grow_with_the_layers(tmp_path):
     folders = []
     for kind, wider in WIDER.items():
         name, arguments = TEXT_MODELS[kind]
-        for depth in (4, 12):
+        for depth in (2, 6):
             deep = dict.fromkeys(DEPTHS.get(kind, ("num_hidden_layers",)), depth)
             config = getattr(transformers, name)(**arguments | wider | deep)
             folders.append(save_model(tmp_path / f"{kind} {depth}", kind, config))

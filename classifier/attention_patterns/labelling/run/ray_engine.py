@@ -19,14 +19,14 @@ from typing import Any
 import pyarrow as pa
 
 from attention_patterns import errors
-from attention_patterns.errors import AttentionPatternsError, InvalidSettingsError, OutputError, ServerError
 from attention_patterns.classifier import Classifier
+from attention_patterns.errors import AttentionPatternsError, InvalidSettingsError, OutputError, ServerError
 from attention_patterns.labelling.output.folder import TABLES
-from attention_patterns.labelling.sources.memory import Memory
 from attention_patterns.labelling.output.part import Advance, Part, PartMaker
-from attention_patterns.labelling.run.ray_cluster import check_settings, last_line, open_cluster
-from attention_patterns.labelling.sources.source import Source, Unit
 from attention_patterns.labelling.output.table import SCHEMA_VERSION, error_row
+from attention_patterns.labelling.run.ray_cluster import check_settings, last_line, open_cluster
+from attention_patterns.labelling.sources.memory import Memory
+from attention_patterns.labelling.sources.source import Source, Unit
 from attention_patterns.pattern_classifier import PatternClassifier
 from attention_patterns.rendering import RENDERING_VERSION
 

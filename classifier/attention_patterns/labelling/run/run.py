@@ -12,10 +12,10 @@ from typing import Any
 from attention_patterns.errors import OutputError
 from attention_patterns.labelling.output.folder import RunFolder, lock_folder
 from attention_patterns.labelling.output.part import Advance, Part, PartMaker
+from attention_patterns.labelling.output.table import SCHEMA_VERSION, error_row
 from attention_patterns.labelling.sources.source import Unit
 from attention_patterns.labelling.summary.summary import StackSummary
 from attention_patterns.labelling.summary.summary_files import write_summary
-from attention_patterns.labelling.output.table import SCHEMA_VERSION, error_row
 from attention_patterns.rendering import RENDERING_VERSION
 
 Engine = Callable[[Sequence[Unit], PartMaker, Advance], Generator[Part, None, None]]

@@ -254,7 +254,7 @@ def _to_strings(values: NDArray[Any]) -> list[str]:
     texts: list[Any] = values.tolist()
     if values.dtype.kind not in "UTO" or values.ndim != 1 or not all(isinstance(text, str) for text in texts):
         raise SourceError(
-            f"tokens has dtype {values.dtype} and shape {list(values.shape)}, expected strings (numpy <U), one per token"
+            f"tokens has dtype {values.dtype} and shape {list(values.shape)}, expected one string per token (numpy <U)"
         )
     try:
         "".join(texts).encode()
