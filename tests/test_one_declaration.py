@@ -13,7 +13,7 @@ PACKAGES = {
     "attention_patterns_service": ROOT / "service",
     "attention_patterns_training": ROOT / "training",
 }
-FIELD = '''    first_token_mass: Annotated[
+FIELD = """    first_token_mass: Annotated[
         NDArray[np.float32],
         Measure(
             lambda surveyed: surveyed.survey.column_sums[:, 0] / surveyed.declaration.length,
@@ -23,7 +23,7 @@ FIELD = '''    first_token_mass: Annotated[
     ]
 
 
-EVIDENCE: Mapping'''
+EVIDENCE: Mapping"""
 CONTRACT = "message Evidence {\n  // Mean attention to the first token.\n  float first_token_mass = 99;\n"
 LOOK = """
 import json

@@ -1,4 +1,4 @@
-"""Transformers of every architecture, made small with random weights, and what a plain call of them returns."""
+"""Transformers of every architecture, made small with random weights, and plain calls of them."""
 
 import inspect
 
@@ -122,7 +122,7 @@ SOME = texts_of(
 
 
 def new_tokenizer(kind):
-    """One token a word; for Qwen2, whose tokenizer is always one of bytes, one a byte."""
+    """Makes a tokenizer of one token per word; for Qwen2, whose tokenizer is always one of bytes, one per byte."""
     if kind == "qwen2":
         letters = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
         tokenizer = Tokenizer(models.BPE({letter: n for n, letter in enumerate(letters)}, []))
@@ -151,7 +151,7 @@ def save_tokenizer(folder, kind):
 
 
 def save_model(folder, kind, config):
-    """A model with random weights, large enough that its attention is not even; its tokenizer is ``kind``'s."""
+    """Saves a model with random weights, large enough that its attention is not even, and the tokenizer of ``kind``."""
     torch.manual_seed(0)
     model = AutoModel.from_config(config)
     with torch.no_grad():
@@ -176,8 +176,8 @@ class Plain:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.accepts = set(inspect.signature(self.model.forward).parameters)
 
-    def measured(self, text, classifier, *, causal):
-        """For each part the maps of a text, measured from the whole tensor."""
+    def measure(self, text, classifier, *, causal):
+        """Measures, for each stack, the maps of a text from the whole tensor."""
         encoding = self.tokenizer(*[one for one in (text.first, text.second) if one], return_tensors="pt")
         arguments = {name: values for name, values in encoding.items() if name in self.accepts}
         if self.model.config.is_encoder_decoder:
@@ -188,11 +188,11 @@ class Plain:
             outputs = self.model(**arguments, output_attentions=True)
         names = ("encoder_attentions", "decoder_attentions") if "decoder_input_ids" in arguments else ("attentions",)
         return [
-            self._part(outputs[name], encoding, classifier, causal=one, shifted=name == "decoder_attentions")
+            self._measure(outputs[name], encoding, classifier, causal=one, shifted=name == "decoder_attentions")
             for name, one in zip(names, causal, strict=True)
         ]
 
-    def _part(self, layers, encoding, classifier, *, causal, shifted):
+    def _measure(self, layers, encoding, classifier, *, causal, shifted):
         (one,) = inputs_of_layers([layer for layer in layers if layer is not None], encoding, self.tokenizer)
         tokens, segments = one.tokens, one.segments
         if shifted:

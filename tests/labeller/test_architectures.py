@@ -74,16 +74,16 @@ def test_batches_give_what_a_plain_call_gives_for_each_text(tmp_path, classifier
     model, plain = AttentionModel(folder), Plain(folder)
     found = measured(model, SOME, classifier)
     assert sorted(place for place, _ in found) == sorted(place for place in range(len(SOME)) for _ in model.stacks)
-    for n, part in enumerate(model.stacks):
+    for n, stack in enumerate(model.stacks):
         expected = LAYERS_OF.get(kind, [tuple(range(6 if kind == "minilm" else 2))])[n]
-        assert part.layers == expected
-        assert part.causal == (part.name == "decoder")
-        of_part = {place: one for place, one in found if one.name.part == part.name}
+        assert stack.layers == expected
+        assert stack.causal == (stack.name == "decoder")
+        of_stack = {place: one for place, one in found if one.name.part == stack.name}
         for place, text in enumerate(SOME):
-            whole = plain.measured(text, classifier, causal=[one.causal for one in model.stacks])[n]
-            assert of_part[place].name.input_id == text.input_id
-            assert of_part[place].layers == expected
-            assert_close(of_part[place].maps, whole)
+            whole = plain.measure(text, classifier, causal=[each.causal for each in model.stacks])[n]
+            assert of_stack[place].name.input_id == text.input_id
+            assert of_stack[place].layers == expected
+            assert_close(of_stack[place].maps, whole)
 
 
 @pytest.mark.parametrize(("kind", "in_all"), [("jamba", 4), ("zamba", 5), ("qwen3-next", 4)])

@@ -53,7 +53,7 @@ def attention(*shape, dtype=np.float32, causal=False, seed=0):
 
 
 def save(folder, name, values, **declared):
-    """Writes a dump in one of FORMATS and gives its path; ``declared`` are arrays, tokens a list."""
+    """Writes a dump in one of FORMATS and returns its path; ``declared`` are arrays, tokens a list."""
     folder.mkdir(exist_ok=True)
     path = folder / f"one.{name.partition('_')[0].rstrip('23')}"
     if name.startswith("npy"):
@@ -114,7 +114,7 @@ def failure(path, classifier, kind=SourceError, **options):
 
 
 def assert_as_classified(measured, classifier, values, **declared):
-    """The input gives to the last bit what ``classify`` says of the array."""
+    """Checks that the input is classified to the last bit as ``classify`` does the array."""
     assert isinstance(measured, MeasuredInput), measured
     result = with_doubts(classifier.classify_measured([measured.maps])[0])
     layered = values.reshape((1,) * (4 - values.ndim) + values.shape)
@@ -263,7 +263,7 @@ def test_an_input_that_needs_too_much_memory_fails_by_figures(tmp_path, classifi
         (np.ones(9, np.float32), ShapeError, "1 axes"),
     ],
 )
-def test_what_is_no_attention_fails_as_classify_says(tmp_path, classifier, name, values, kind, message):
+def test_what_is_no_attention_fails_as_classify_does(tmp_path, classifier, name, values, kind, message):
     path = save(tmp_path, name, np.ascontiguousarray(values))
     if name == "parquet_lists" and values.dtype.kind == "i":
         values = values.astype(np.int64)

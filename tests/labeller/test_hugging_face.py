@@ -40,7 +40,7 @@ def minilm():
 
 @pytest.fixture
 def run(classifier):
-    """Runs a model over texts and gives what came of each, by place and then by part."""
+    """Runs a model over texts and returns the result of each, by place and then by stack."""
 
     def run(model, texts, selection=Selection(), most_bytes=ENOUGH):  # noqa: B008  it is frozen
         found = model.measure(texts, task="t", classifier=classifier, selection=selection, most_bytes=most_bytes)
@@ -72,7 +72,7 @@ def test_each_text_has_its_place_and_an_encoder_decoder_gives_two_inputs(folders
         ]
 
 
-def test_the_decoder_of_two_parts_is_fed_the_ids_shifted(folders, run):
+def test_a_decoder_behind_an_encoder_is_fed_the_ids_shifted(folders, run):
     encoder, decoder = (
         one.maps.declaration for one in run(AttentionModel(folders["bart"]), texts_of("rain water|tide"))
     )
@@ -156,7 +156,7 @@ def test_a_layer_or_head_that_is_not_there_fails_all_texts(minilm, run, selectio
         assert one.name.part == "encoder"
 
 
-def test_a_layer_that_one_part_has_fails_in_the_other_only(folders, run):
+def test_a_layer_that_one_stack_has_fails_in_the_other_only(folders, run):
     encoder, decoder = run(AttentionModel(folders["bart"]), SOME[:1], Selection(layers=(2,)))
     assert isinstance(encoder.error, SelectionError)
     assert decoder.layers == (2,)

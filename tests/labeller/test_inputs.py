@@ -33,7 +33,7 @@ def text_names(*arguments):
 
 @pytest.fixture(params=[(dump_names, "npy"), (text_names, "txt")], ids=["dumps", "texts"])
 def door(request, folder):
-    """A door that takes inputs, and a function that writes a file for it; gives the names of tasks."""
+    """A function that returns the names of the tasks of its inputs, and one that writes a file for it."""
     names, suffix = request.param
 
     def write(stem):

@@ -193,7 +193,7 @@ def test_urls_without_their_package_name_it_or_its_extra(monkeypatch, url, packa
 
 
 class Ranges(http.server.SimpleHTTPRequestHandler):
-    """Answers ranges of bytes, as object stores and file servers do, unless told not to."""
+    """Answers ranges of bytes, as object stores and file servers do, unless ``ranges`` is off."""
 
     ranges = True
 

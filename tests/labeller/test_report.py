@@ -288,7 +288,7 @@ def test_one_input_without_tokens_or_kept_maps(classifier, sample, tmp_path, ope
     write_report(made)
     page = opened(made)
     expect(page.locator("#attention")).to_be_hidden()
-    expect(page.locator(".verdict")).to_contain_text("One input tells nothing of stability")
+    expect(page.locator(".verdict")).to_contain_text("One input does not show stability")
     page.locator(".map svg").hover()
     expect(page.locator(".read")).to_contain_text("query position (")
     for file in made.table_files("maps"):

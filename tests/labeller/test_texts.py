@@ -16,7 +16,7 @@ MARK = b"\xef\xbb\xbf"
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a file and gives its path."""
+    """Writes a file and returns its path."""
 
     def written(name, content):
         path = tmp_path / name
@@ -183,7 +183,7 @@ def test_json_lines_are_objects_with_texts(write):
         Text("dev.jsonl:1", "It rained.", "It was wet."),
         Text("dev.jsonl:11", "line", "last"),
     ]
-    for said, expected in zip(
+    for error, expected in zip(
         errors(items),
         [
             "dev.jsonl:2 holds ['premise', 'hypothesis'], expected a JSON object",
@@ -198,7 +198,7 @@ def test_json_lines_are_objects_with_texts(write):
         ],
         strict=True,
     ):
-        assert said.startswith(expected)
+        assert error.startswith(expected)
 
 
 def test_json_that_is_not_lines_is_refused(write):

@@ -1,1 +1,24 @@
-"""."""
+"""``attention-label``: the command of the labeller.
+
+classifier_choice.py  the classifier that a run uses: the net in this process, or a server
+cli.py                commands, options and exit codes
+printing.py           results, estimates and comparisons in the terminal
+progress.py           the progress of a run on standard error: a bar, or JSON lines
+request.py            the inputs that a run is asked to label, opened as a source
+"""
+
+import sys
+
+from attention_patterns.errors import MissingExtraError
+from attention_patterns.programs.extras import extra
+
+
+def main() -> None:
+    """Runs ``attention-label``; without its extra it prints what to install and exits with code 2."""
+    try:
+        with extra("label", needed_by="attention-label"):
+            from attention_patterns.labelling.command.cli import app  # noqa: PLC0415  loads packages of the extra
+    except MissingExtraError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    app()

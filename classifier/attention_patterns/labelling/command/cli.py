@@ -1,7 +1,7 @@
-"""``attention-label``: labels dumps, or the attention of models over texts and pictures, into a folder of tables.
+"""The commands of ``attention-label``: run, summary and report.
 
-Exit codes: 0 all inputs were labelled; 1 some failed, see ``errors.jsonl`` in the folder; 2 nothing was labelled, the
-message says why; 130 the run was interrupted, and the same command continues it.
+Exit codes: 0 all inputs were labelled; 1 some failed, see ``errors.jsonl`` in the run folder; 2 the run could not start
+or go on, and the message gives the reason; 130 the run was interrupted.
 """
 
 import enum
@@ -14,9 +14,16 @@ import typer
 from rich.console import Console
 
 from attention_patterns.errors import AttentionPatternsError, InvalidSettingsError
-from attention_patterns.labelling.command.job import ClassifierChoice, Job, indices_of
-from attention_patterns.labelling.command.progress import log, log_error, reporting, write_logs
-from attention_patterns.labelling.command.shown import show_comparison, show_estimate, show_result, show_stacks
+from attention_patterns.labelling.command.classifier_choice import ClassifierChoice
+from attention_patterns.labelling.command.printing import (
+    print_comparison,
+    print_estimate,
+    print_result,
+    print_stacks,
+    with_unit,
+)
+from attention_patterns.labelling.command.progress import configure_logs, log_error, log_event, report_progress
+from attention_patterns.labelling.command.request import RunRequest, parse_indices
 from attention_patterns.labelling.output.folder import RunFolder
 from attention_patterns.labelling.output.part import PartMaker
 from attention_patterns.labelling.run.estimate import estimate
@@ -26,86 +33,164 @@ from attention_patterns.labelling.sources.source import Selection
 from attention_patterns.labelling.summary.paper import paper_task
 from attention_patterns.labelling.summary.summary_files import write_summary
 
+_EPILOG = """\b
+Examples:
+  attention-label run dumps/ -o RUN
+  attention-label run pairs.tsv -o RUN --model bert-base-uncased
+
+\b
+Exit codes:
+    0  all inputs were labelled
+    1  some inputs failed, see errors.jsonl in the run folder
+    2  the run could not start or go on; the message gives the reason
+  130  the run was interrupted; the same command continues it
+"""
+
 app = typer.Typer(
     no_args_is_help=True,
-    help="Labels attention maps by pattern, offline and in bulk: dumps, or models over texts and pictures.",
+    help="Labels attention maps by pattern, offline and in bulk: attention dumps, or the attention of Hugging Face "
+    "models over texts and pictures.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 
 class LogFormat(enum.StrEnum):
-    """How a run tells where it is."""
+    """Format of the progress and errors of a run."""
 
     TEXT = "text"
     JSON = "json"
 
 
 class EngineName(enum.StrEnum):
-    """What does the work."""
+    """Name of the engine that does the work of a run."""
 
     IN_PROCESS = "in-process"
     RAY = "ray"
 
 
-class DataType(enum.StrEnum):
-    """Of a model's weights."""
+class WeightType(enum.StrEnum):
+    """Data type of a model's weights."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
 
 
-_RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run", show_default=False)]
+_RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Run folder, as attention-label run wrote it.", show_default=False)
+]
 _ComparePaper = Annotated[
     str | None,
-    typer.Option(metavar="TASK", help="print the shares beside those that Kovaleva et al. 2019 found for a GLUE task"),
+    typer.Option(
+        metavar="TASK", help="GLUE task whose shares in Kovaleva et al. 2019 are printed beside those of the run."
+    ),
 ]
 
 
-@app.command()
+@app.command(epilog=_EPILOG)
 def run(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Dumps (.npz, .npy, .safetensors, .parquet, .zarr), or with --model texts (.tsv, .csv, .jsonl, .txt, "
-            "datasets:NAME) or pictures; a file, folder, glob or URL, each perhaps as TASK=PATH.",
+            metavar="INPUT",
+            help="Attention dumps (.npz, .npy, .safetensors, .parquet, .zarr); with --model texts (.tsv, .csv, .jsonl, "
+            ".txt, datasets:NAME) or pictures. Each INPUT is a file, folder, glob or URL; TASK=INPUT names its task.",
             show_default=False,
         ),
     ],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder of the run, new or to be continued")],
-    model: Annotated[list[str] | None, typer.Option(help="folder or hub name of a model to run; repeatable")] = None,
-    columns: Annotated[str | None, typer.Option(help="the column of the texts, or both of a pair: A,B")] = None,
-    id_column: Annotated[str | None, typer.Option(help="the column of the texts' ids")] = None,
-    truncate: Annotated[bool, typer.Option("--truncate", help="cut texts longer than the model takes")] = False,
-    revision: Annotated[str | None, typer.Option(help="branch, tag or commit of the models on the hub")] = None,
-    device: Annotated[str, typer.Option(help="torch device of the models, for example cuda:0")] = "cpu",
-    dtype: Annotated[DataType, typer.Option(help="of the models' weights")] = DataType.FLOAT32,
-    layers: Annotated[str | None, typer.Option(help="only these layers, from 0: 0-3,7")] = None,
-    heads: Annotated[str | None, typer.Option(help="only these heads, from 0")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="only the first N inputs")] = None,
-    sample: Annotated[int | None, typer.Option(min=1, help="only N inputs, drawn at random")] = None,
-    seed: Annotated[int, typer.Option(help="of --sample")] = 0,
-    max_memory: Annotated[str | None, typer.Option(help="most memory of the process, for example 2G")] = None,
-    keep_maps: Annotated[bool, typer.Option("--keep-maps", help="keep the images of all maps, 1 to 3 KB each")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="begin anew in a folder of another run")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="try again what failed before")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="try a few inputs, tell what all would take")] = False,
-    engine: Annotated[EngineName, typer.Option(help="what does the work")] = EngineName.IN_PROCESS,
-    ray_address: Annotated[str | None, typer.Option(help="a Ray cluster; without, one is started here")] = None,
-    endpoint: Annotated[str | None, typer.Option(help="HOST:PORT of a server to classify at, not here")] = None,
-    bundle: Annotated[Path | None, typer.Option(help="folder of a model bundle, not the bundled one")] = None,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="RUN", help="Run folder: a new one, or that of a run to continue."),
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="Folder or hub name of a model to run over the inputs; repeatable."),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A[,B]",
+            help="Column of the texts, or both columns of text pairs (default: those of GLUE, or text).",
+        ),
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column of the texts' ids (default: FILE:LINE is the id).")
+    ] = None,
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="Cut texts that are longer than the model takes; otherwise they fail.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of the models on the hub (default: main).")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="Torch device of the models, such as cuda:0.")] = "cpu",
+    dtype: Annotated[WeightType, typer.Option(help="Data type of the models' weights.")] = WeightType.FLOAT32,
+    layers: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Layers to label, from 0, such as 0-3,7 (default: all).")
+    ] = None,
+    heads: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Heads to label, from 0, such as 0-3,7 (default: all).")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Number of inputs to label, the first ones (default: all).")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Number of inputs to label, drawn at random (default: all).")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed for --sample.")] = 0,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory limit of the process, with Ray of each worker, such as 2G (default: attention takes at most "
+            "half of the free memory).",
+        ),
+    ] = None,
+    keep_maps: Annotated[
+        bool,
+        typer.Option(
+            "--keep-maps", help="Keep the images of all maps, 1 to 3 KB each (default: of 8 inputs per task)."
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove the run that the folder holds, and begin anew.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try the failed inputs of the run to continue once more.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Try a few inputs and print what the run would take; write nothing.")
+    ] = False,
+    engine: Annotated[
+        EngineName, typer.Option(help="Engine that does the work: threads of this process, or workers of Ray.")
+    ] = EngineName.IN_PROCESS,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Ray cluster to join, or auto (default: one is started for the run)."),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Server that classifies the maps (default: the net in this process)."),
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Model bundle of the net (default: the bundled one).")
+    ] = None,
     compare_paper: _ComparePaper = None,
-    log_format: Annotated[LogFormat, typer.Option(help="of what is told meanwhile")] = LogFormat.TEXT,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show errors only")] = False,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Format of progress and errors on standard error.")
+    ] = LogFormat.TEXT,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Labels inputs into the folder of a run. The same command continues a run that was interrupted."""
-    write_logs(log_format=log_format.value, quiet=quiet)
-    with _told(log_format):
+    """Labels inputs into a run folder, or continues an interrupted run.
+
+    The run folder holds tables of labels, inputs and heads as Parquet files, and summary.json.
+    """
+    configure_logs(log_format=log_format.value, quiet=quiet)
+    with _exit_on_errors(log_format):
         if compare_paper is not None:
-            paper_task(compare_paper)  # a wrong name is told before the work, not after it
-        job = Job(
+            paper_task(compare_paper)  # a wrong name is refused before the work, not after it
+        request = RunRequest(
             inputs=tuple(inputs),
             models=tuple(model or ()),
             columns=tuple(columns.split(",")) if columns else (),
@@ -115,8 +200,8 @@ def run(
             dtype=dtype.value,
             truncate=truncate,
             selection=Selection(
-                None if layers is None else indices_of(layers, option="--layers"),
-                None if heads is None else indices_of(heads, option="--heads"),
+                None if layers is None else parse_indices(layers, option="--layers"),
+                None if heads is None else parse_indices(heads, option="--heads"),
             ),
             limit=limit,
             sample=sample,
@@ -124,55 +209,63 @@ def run(
         )
         most = None if max_memory is None else bytes_of(max_memory)
         choice = ClassifierChoice(endpoint, bundle)
-        chosen_engine = _engine(engine, choice, address=ray_address, max_memory=most, device=device)
-        source = job.source()
+        chosen_engine = _choose_engine(engine, choice, address=ray_address, max_memory=most, device=device)
+        source = request.open_source()
         opened = choice.open(warm=most is not None)
         with opened.context:
             maker = PartMaker(source, opened.classifier, Memory.from_now(most), keep_maps)
             units = source.units()
             if dry_run:
-                show_estimate(estimate(maker, units))
+                print_estimate(estimate(maker, units))
                 return
-            with reporting(sum(unit.inputs for unit in units), log_format=log_format.value, quiet=quiet) as told:
+            total = sum(unit.inputs for unit in units)
+            with report_progress(total, log_format=log_format.value, quiet=quiet) as reporter:
                 result = label(
                     maker,
                     output=output,
-                    settings={"classifier": opened.identity, "keep_maps": keep_maps, **job.settings()},
+                    settings={"classifier": opened.identity, "keep_maps": keep_maps, **request.settings()},
                     engine=chosen_engine,
                     overwrite=overwrite,
                     retry_failed=retry_failed,
                     units=units,
-                    on_begin=told.begin,
-                    advance=told.advance,
+                    on_begin=reporter.begin,
+                    advance=reporter.advance,
                 )
-        _tell(result, compare_paper, log_format=log_format, quiet=quiet)
+        _report_result(result, compare_paper, log_format=log_format, quiet=quiet)
 
 
 @app.command()
 def summary(run: _RunFolder, *, compare_paper: _ComparePaper = None) -> None:
-    """Sums a run up again, finished or not, and shows it."""
-    with _told(LogFormat.TEXT):
+    """Sums up a run, finished or not, and prints the result.
+
+    The run folder's summary.json and heads.parquet are written anew.
+    """
+    with _exit_on_errors(LogFormat.TEXT):
         folder = RunFolder(run)
-        folder.job()
+        folder.read_request()  # refuses a folder that is not a run folder
         stacks = write_summary(folder, folder.errors())
         console = Console(highlight=False)
-        show_stacks(console, stacks)
+        print_stacks(console, stacks)
         if compare_paper is not None:
-            show_comparison(console, stacks, compare_paper)
+            print_comparison(console, stacks, compare_paper)
 
 
 @app.command()
 def report(run: _RunFolder) -> None:
-    """Writes report.html, a page to look at a run, and figures/, its figures for a paper."""
-    with _told(LogFormat.TEXT):
-        from attention_patterns.labelling.report.page import write_report  # noqa: PLC0415  its packages are an extra
+    """Writes report.html and figures/ into the run folder.
+
+    The page, of which the path is printed, shows grids of heads and their maps; the figures, PNG and SVG, are for a
+    paper.
+    """
+    with _exit_on_errors(LogFormat.TEXT):
+        from attention_patterns.labelling.report.page import write_report  # noqa: PLC0415  other commands need no page
 
         typer.echo(write_report(RunFolder(run)))
 
 
 @contextmanager
-def _told(log_format: LogFormat) -> Iterator[None]:
-    """Tells of errors, and makes exit codes of them."""
+def _exit_on_errors(log_format: LogFormat) -> Iterator[None]:
+    """Prints or logs the errors raised inside, and exits with their codes."""
     try:
         yield
     except (AttentionPatternsError, OSError) as error:  # OSError: a full disk, a folder without permission
@@ -186,33 +279,31 @@ def _told(log_format: LogFormat) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _engine(
+def _choose_engine(
     name: EngineName, choice: ClassifierChoice, *, address: str | None, max_memory: int | None, device: str
 ) -> Engine:
     if name is EngineName.IN_PROCESS:
         if address:
-            raise InvalidSettingsError("--ray-address is for --engine ray, which is not asked for")
+            raise InvalidSettingsError("--ray-address only applies with --engine ray; give that too, or leave it out")
         return in_process
     if device != "cpu":
-        raise InvalidSettingsError(f"--device is {device}, and the workers of --engine ray see no accelerator")
+        raise InvalidSettingsError(f"--device is {device}; expected cpu, since the workers of --engine ray see no GPU")
     from attention_patterns.labelling.run.ray_engine import ray_engine  # noqa: PLC0415  an extra, and slow to import
 
     return ray_engine(choice.load, address=address, max_memory=max_memory)
 
 
-def _tell(result: RunResult, compare_paper: str | None, *, log_format: LogFormat, quiet: bool) -> None:
+def _report_result(result: RunResult, compare_paper: str | None, *, log_format: LogFormat, quiet: bool) -> None:
+    """Prints or logs the result of a run; exits with 1 where inputs failed."""
+    failed = len(result.errors)
     if log_format is LogFormat.JSON:
-        log("end", output=str(result.folder.path), inputs=result.inputs, maps=result.maps, failed=len(result.errors))
+        log_event("end", output=str(result.folder.path), inputs=result.inputs, maps=result.maps, failed=failed)
     elif not quiet:
-        show_result(Console(highlight=False), result)
+        print_result(Console(highlight=False), result)
     if compare_paper is not None:
-        show_comparison(Console(highlight=False), result.stacks, compare_paper)
-    if result.errors:
+        print_comparison(Console(highlight=False), result.stacks, compare_paper)
+    if failed:
         if log_format is LogFormat.TEXT:
-            failed = f"{len(result.errors):,} input{'' if len(result.errors) == 1 else 's'} failed"
-            typer.echo(f"{failed}, see {result.folder.path / 'errors.jsonl'}", err=True)
+            errors_file = result.folder.path / "errors.jsonl"
+            typer.echo(f"{with_unit(failed, 'input')} failed, see {errors_file}", err=True)
         raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    app()

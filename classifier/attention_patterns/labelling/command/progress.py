@@ -1,4 +1,4 @@
-"""How a run tells where it is: a bar in the terminal, or a JSON object a line on standard error."""
+"""The progress of a run on standard error: a bar in the terminal, or one JSON object per line."""
 
 import logging
 import threading
@@ -22,14 +22,14 @@ from rich.progress import (
 from attention_patterns.programs.json_logs import json_handler
 
 LogFormat = Literal["text", "json"]
-_EVERY = 5.0  # seconds between two lines
+_INTERVAL = 5.0  # seconds between two lines of progress
 
 _logger = logging.getLogger("attention_label")
 
 
 @dataclass
 class _Counts:
-    """How much is done; rates count this run alone, not what earlier ones did."""
+    """The inputs and maps done so far; rates count this run alone, not the parts that earlier runs finished."""
 
     total: int
     inputs: int = 0
@@ -54,28 +54,28 @@ class _Counts:
     @property
     def fields(self) -> dict[str, Any]:
         done = self.inputs - self.before
-        left = (self.total - self.inputs) * self.seconds / done if done else None
+        remaining = (self.total - self.inputs) * self.seconds / done if done else None
         return {
             "inputs": self.inputs,
             "inputs_in_all": self.total,
             "maps": self.maps,
             "maps_per_second": round(self.maps / self.seconds, 1),
-            "remaining_seconds": None if left is None else round(left, 1),
+            "remaining_seconds": None if remaining is None else round(remaining, 1),
         }
 
 
 class Reporter:
-    """What ``run.label`` tells of its progress to."""
+    """The receiver of a run's progress, which counts and shows nothing."""
 
     def __init__(self, total: int) -> None:
         self._counts = _Counts(total)
 
     def begin(self, inputs: int, maps: int) -> None:  # noqa: ARG002  maps of earlier runs are in no rate
-        """Told what earlier runs did."""
+        """Takes the inputs and maps that earlier runs did."""
         self._counts.begin(inputs)
 
     def advance(self, inputs: int, maps: int) -> None:
-        """Told what was done since the last time."""
+        """Takes the inputs and maps that were done since the last call."""
         self._counts.add(inputs, maps)
 
 
@@ -90,14 +90,16 @@ class _Bar(Reporter):
 
     def advance(self, inputs: int, maps: int) -> None:
         super().advance(inputs, maps)
-        said = self._counts.fields
-        self._progress.update(self._task, completed=said["inputs"], maps=said["maps"], rate=said["maps_per_second"])
+        counts = self._counts.fields
+        self._progress.update(
+            self._task, completed=counts["inputs"], maps=counts["maps"], rate=counts["maps_per_second"]
+        )
 
 
 class _Lines(Reporter):
     def __init__(self, total: int) -> None:
         super().__init__(total)
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
 
     def begin(self, inputs: int, maps: int) -> None:
         super().begin(inputs, maps)
@@ -105,41 +107,42 @@ class _Lines(Reporter):
 
     def advance(self, inputs: int, maps: int) -> None:
         super().advance(inputs, maps)
-        if time.monotonic() - self._told >= _EVERY:
-            self._told = time.monotonic()
+        if time.monotonic() - self._last_line >= _INTERVAL:
+            self._last_line = time.monotonic()
             _logger.info("progress", extra=self._counts.fields)
 
 
 @contextmanager
-def reporting(total: int, *, log_format: LogFormat, quiet: bool) -> Iterator[Reporter]:
-    """Shows how far a run of ``total`` inputs is, while it runs."""
+def report_progress(total: int, *, log_format: LogFormat, quiet: bool) -> Iterator[Reporter]:
+    """Shows the progress of a run over ``total`` inputs while it is at work; gives the reporter that takes it."""
     if quiet or log_format == "json":
         yield Reporter(total) if quiet else _Lines(total)
         return
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("inputs, {task.fields[maps]:,} maps, {task.fields[rate]:,.0f} a second"),
+        TextColumn("inputs, {task.fields[maps]:,} maps, {task.fields[rate]:,.0f}/s"),
         TimeElapsedColumn(),
-        TextColumn("of which left"),
+        TextColumn("elapsed"),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=300) as progress:
         yield _Bar(total, progress, progress.add_task("label", total=total, maps=0, rate=0.0))
 
 
-def log(event: str, **fields: Any) -> None:
-    """Writes a line of JSON, where these are asked for."""
+def log_event(event: str, **fields: Any) -> None:
+    """Logs an event with its fields; it appears where JSON is asked for and the run is not quiet."""
     _logger.info(event, extra=fields)
 
 
 def log_error(error: Exception) -> None:
-    """Likewise of what ended the run; also if it is quiet."""
+    """Logs the error that ended the run; it appears where JSON is asked for, also if the run is quiet."""
     _logger.error("error", extra={"error": type(error).__name__, "reason": str(error)})
 
 
-def write_logs(*, log_format: LogFormat, quiet: bool) -> None:
-    """Sends what ``log`` is told to standard error, as JSON."""
+def configure_logs(*, log_format: LogFormat, quiet: bool) -> None:
+    """Sends events and errors to standard error as JSON, where this is asked for."""
     if log_format != "json":
         return
     _logger.handlers = [json_handler()]

@@ -1,4 +1,4 @@
-"""One unit of work as one part of the output: its inputs measured, classified, and written as Parquet in memory."""
+"""The work on one unit, which makes one part: its inputs are measured, classified, and written as Parquet in memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,28 +16,28 @@ from attention_patterns.labelling.output.table import (
     input_rows,
     label_rows,
     map_rows,
-    versioned,
+    with_versions,
 )
 from attention_patterns.labelling.sources.memory import Memory
 from attention_patterns.labelling.sources.source import FailedInput, MeasuredInput, Source, Unit
 
-IMAGES = 144  # read by the net at a time: enough for all cores, few enough to hold
+IMAGES = 144  # that the net reads at a time: enough for all cores, few enough to hold
 
 _T = TypeVar("_T")
-Advance = Callable[[int, int], None]  # told how many inputs and maps are done since the last time
+Advance = Callable[[int, int], None]  # called with the inputs and maps done since the last call
 
 
 @dataclass(frozen=True)
 class Part:
-    """What came of a unit.
+    """A finished piece of a run's output, made of one unit.
 
     Attributes:
-        number: of the unit.
-        tables: "labels", "inputs" and "maps", each a Parquet file; a table without rows is left out.
-        inputs: how many were labelled.
-        maps: how many rows ``labels`` has.
-        warned: how many inputs were labelled with warnings.
-        errors: what failed, as lines of the errors file.
+        number: Number of the unit.
+        tables: The Parquet files of "labels", "inputs" and "maps"; a table without rows is left out.
+        inputs: Number of inputs that were labelled.
+        maps: Number of rows in "labels".
+        warned: Number of inputs that were labelled with warnings.
+        errors: Failures, as lines of the errors file.
     """
 
     number: int
@@ -48,41 +48,40 @@ class Part:
     errors: tuple[Mapping[str, str | None], ...]
 
 
-_Place = tuple[int, bool]  # of the input in the unit, and whether it is a decoder's
+_Place = tuple[int, bool]  # place of the input in the unit; whether the attention is the decoder's
 
 
 @dataclass
-class _Found:
-    """What came of the inputs by their place, so that rows are written in the order of the inputs."""
+class _Results:
+    """The results of a unit's inputs by place, so that rows are written in the order of the inputs."""
 
     labelled: dict[_Place, Labelled] = field(default_factory=dict)
     examples: dict[_Place, MeasuredInput] = field(default_factory=dict)
     failed: dict[_Place, FailedInput] = field(default_factory=dict)
 
-    def part(self, number: int) -> Part:
-        """All of it as a part."""
-        labelled, examples = _in_order(self.labelled), _in_order(self.examples)
+    def make_part(self, number: int) -> Part:
+        labelled, examples = _sort_by_place(self.labelled), _sort_by_place(self.examples)
         tables = {"labels": label_rows(labelled), "inputs": input_rows(labelled)} if labelled else {}
         tables |= {"maps": map_rows(examples)} if examples else {}
         return Part(
             number=number,
-            tables={name: _parquet(rows) for name, rows in tables.items()},
+            tables={name: _to_parquet(rows) for name, rows in tables.items()},
             inputs=len(labelled),
             maps=sum(result.patterns.size for _, result in labelled),
-            warned=sum(bool(one.warnings or result.warnings) for one, result in labelled),
-            errors=tuple(error_row(one.name, one.error) for one in _in_order(self.failed)),
+            warned=sum(bool(measured.warnings or result.warnings) for measured, result in labelled),
+            errors=tuple(error_row(failed.name, failed.error) for failed in _sort_by_place(self.failed)),
         )
 
 
 @dataclass(frozen=True)
 class PartMaker:
-    """Makes parts of units. Safe to share between threads.
+    """A maker of parts from units. Safe to share between threads.
 
     Attributes:
-        source: reads the inputs.
-        classifier: measures and classifies them.
-        memory: what it may use.
-        keep_maps: keep the images of all inputs, not only of the unit's examples.
+        source: Reader of the inputs.
+        classifier: Classifier that measures and classifies them.
+        memory: Limit of the memory for attention.
+        keep_maps: Whether to keep the images of all inputs instead of those of the unit's examples.
     """
 
     source: Source
@@ -91,51 +90,56 @@ class PartMaker:
     keep_maps: bool = False
 
     def make(self, unit: Unit, advance: Advance = lambda _inputs, _maps: None, *, alone: bool = False) -> Part:
-        """Does the work of a unit, on all cores, or ``alone`` on the calling thread's.
+        """Makes the part of a unit, on all cores, or ``alone`` on that of the calling thread.
+
+        Args:
+            unit: Unit of the source.
+            advance: Called with the inputs and maps done since the last call.
+            alone: Whether to use the calling thread's core only.
 
         Raises:
-            ServerError: the classifier is a client, and its server failed.
+            ServerError: The classifier is a client, and its server failed.
         """
         with self.classifier.on_this_thread() if alone else nullcontext():
-            return self._made(unit, advance)
+            return self._make(unit, advance)
 
-    def _made(self, unit: Unit, advance: Advance) -> Part:
+    def _make(self, unit: Unit, advance: Advance) -> Part:
         prepared = self.source.prepare(unit)
-        found = _Found()
+        results = _Results()
         waiting: list[tuple[int, MeasuredInput]] = []
         most_bytes = self.memory.of_a_caller(self.source.callers(), prepared=prepared)
-        for place, one in self.source.measured(unit, self.classifier, most_bytes=most_bytes):
-            if isinstance(one, FailedInput):
-                found.failed[place, one.name.part == "decoder"] = one
+        for place, outcome in self.source.measure(unit, self.classifier, most_bytes=most_bytes):
+            if isinstance(outcome, FailedInput):
+                results.failed[place, outcome.name.part == "decoder"] = outcome
                 advance(1, 0)
                 continue
-            waiting.append((place, one))
-            if sum(len(other.maps.images) for _, other in waiting) >= IMAGES:
-                self._classify(unit, waiting, found, advance)
+            waiting.append((place, outcome))
+            if sum(len(measured.maps.images) for _, measured in waiting) >= IMAGES:
+                self._classify(unit, waiting, results, advance)
                 waiting = []
-        self._classify(unit, waiting, found, advance)
-        return found.part(unit.number)
+        self._classify(unit, waiting, results, advance)
+        return results.make_part(unit.number)
 
     def _classify(
-        self, unit: Unit, waiting: Sequence[tuple[int, MeasuredInput]], found: _Found, advance: Advance
+        self, unit: Unit, waiting: Sequence[tuple[int, MeasuredInput]], results: _Results, advance: Advance
     ) -> None:
         if not waiting:
             return
-        answers = self.classifier.classify_measured([one.maps for _, one in waiting])
-        for (place, one), answer in zip(waiting, answers, strict=True):
-            at = place, one.name.part == "decoder"
+        answers = self.classifier.classify_measured([measured.maps for _, measured in waiting])
+        for (place, measured), answer in zip(waiting, answers, strict=True):
+            key = place, measured.name.part == "decoder"
             if self.keep_maps or place in unit.examples:
-                found.examples[at] = one
-            found.labelled[at] = replace(one, maps=one.maps.without_images()), with_doubts(answer)
-            advance(1, len(one.maps.images))
+                results.examples[key] = measured
+            results.labelled[key] = replace(measured, maps=measured.maps.without_images()), with_doubts(answer)
+            advance(1, len(measured.maps.images))
 
 
-def _in_order(found: Mapping[_Place, _T]) -> list[_T]:
-    return [found[at] for at in sorted(found)]
+def _sort_by_place(results: Mapping[_Place, _T]) -> list[_T]:
+    return [results[place] for place in sorted(results)]
 
 
-def _parquet(rows: pa.RecordBatch) -> bytes:
+def _to_parquet(rows: pa.RecordBatch) -> bytes:
     sink: Any = pa.BufferOutputStream()
-    table = pa.Table.from_batches([rows], schema=versioned(rows.schema))
+    table = pa.Table.from_batches([rows], schema=with_versions(rows.schema))
     pq.write_table(table, sink, compression="zstd")
     return bytes(memoryview(sink.getvalue()))

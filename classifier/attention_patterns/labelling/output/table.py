@@ -86,7 +86,9 @@ HEADS = pa.schema(
         ("inputs", pa.int64()),
         ("verdict", _NAME),  # "stable" or "mixed"
         ("pattern", _NAME),  # the commonest over the inputs
-        *((f"{end}_{name}", pa.float32()) for name in PATTERN_COLUMNS for end in ("share", "low", "high")),  # 0 to 1; Wilson's
+        *(
+            (f"{end}_{name}", pa.float32()) for name in PATTERN_COLUMNS for end in ("share", "low", "high")
+        ),  # 0 to 1; Wilson's
         ("entropy", pa.float32()),  # of the pattern over inputs, bits
         ("uncertain", pa.float32()),  # share of the inputs
         *((name, _MEAN) for name in HEAD_MEASURES),
@@ -112,7 +114,7 @@ Labelled = tuple[MeasuredInput, Classification]
 
 def label_rows(inputs: Sequence[Labelled]) -> pa.RecordBatch:
     """Returns the rows of inputs in ``labels``, those of each input layer by layer."""
-    measured, results = [maps for maps, _ in inputs], [result for _, result in inputs]
+    measured, results = [each for each, _ in inputs], [result for _, result in inputs]
     evidence = [result.evidence for result in results]
     maps = [result.patterns.size for result in results]
     rows = np.repeat(np.arange(len(inputs)), maps)
@@ -135,14 +137,14 @@ def label_rows(inputs: Sequence[Labelled]) -> pa.RecordBatch:
 
 def input_rows(inputs: Sequence[Labelled]) -> pa.RecordBatch:
     """Returns the row of each input in ``inputs``; the source's warnings stand before those of the classification."""
-    measured = [maps for maps, _ in inputs]
+    measured = [each for each, _ in inputs]
     columns = {
         "length": [result.length for _, result in inputs],
-        "tokens": [maps.maps.declaration.tokens for maps in measured],
-        "segments": [maps.maps.declaration.segments for maps in measured],
-        "layers": [len(maps.layers) for maps in measured],
-        "heads": [len(maps.heads) for maps in measured],
-        "warnings": [[*maps.warnings, *result.warnings] for maps, result in inputs],
+        "tokens": [each.maps.declaration.tokens for each in measured],
+        "segments": [each.maps.declaration.segments for each in measured],
+        "layers": [len(each.layers) for each in measured],
+        "heads": [len(each.heads) for each in measured],
+        "warnings": [[*each.warnings, *result.warnings] for each, result in inputs],
     }
     others = [pa.array(columns[field.name], field.type) for field in list(INPUTS)[_KEYS:]]
     return pa.record_batch([*_name_columns(measured, np.arange(len(measured))), *others], schema=INPUTS)

@@ -1,4 +1,4 @@
-"""The page: what the template is given, and the template's files put together into one."""
+"""The page as HTML: the values of the template, and its styles and scripts in one file."""
 
 import base64
 import hashlib
@@ -19,13 +19,14 @@ from attention_patterns.labelling.output.folder import RunFolder
 from attention_patterns.labelling.report.contents import as_json, contents
 from attention_patterns.labelling.report.palette import COLOUR_ORDER, LETTER_ORDER, title_of
 from attention_patterns.labelling.summary.summary import STABLE, StackSummary
+from attention_patterns.measures import EVIDENCE
 from attention_patterns.patterns import PATTERNS
 
-_FILES = Path(__file__).parent
+_FILES = Path(__file__).parent / "template"
 _SCRIPTS = ("base.js", "maps.js", "grid.js", "panel.js", "lists.js", "start.js")  # in this order
 _MOST_ROWS = 200  # of shares by task
 _MOST_LINES = 12  # of errors, warnings, sources
-_LONGEST = 400  # letters of a line
+_LONGEST = 400  # characters of a line
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Bar:
     """A pattern's share in a stack.
 
     Attributes:
-        share: per cent.
-        low: of its 95 % interval, per cent; None where there are too few inputs.
-        high: likewise.
+        share: Share of the maps, per cent.
+        low: Lower end of the 95 % interval, per cent; None where there are too few inputs for one.
+        high: Upper end of the interval, per cent; None where there are too few inputs for one.
     """
 
     share: float
@@ -45,7 +46,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Row:
-    """A stack's line in the table of shares."""
+    """A stack's row in the table of shares."""
 
     title: str
     inputs: int
@@ -56,15 +57,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Line:
-    """Something that happened to some inputs: how many, its name, and how the first of them was told of."""
+    """An error or a warning of some inputs: their number, its name, and the sentence of the first of them."""
 
     count: int
     name: str
     example: str
 
 
-def document(folder: RunFolder, job: Mapping[str, Any], stacks: Sequence[StackSummary], figures: Sequence[str]) -> str:
-    """The report as HTML; scripts, styles, numbers and pictures stand in it."""
+def document(
+    folder: RunFolder, request: Mapping[str, Any], stacks: Sequence[StackSummary], figures: Sequence[Path]
+) -> str:
+    """Returns the page of a run as HTML that holds its scripts, styles, numbers and pictures.
+
+    Args:
+        folder: Folder of the run.
+        request: Content of its run.json.
+        stacks: Summary of the run.
+        figures: Paths of its figures.
+    """
     environment = Environment(
         loader=FileSystemLoader(_FILES),
         autoescape=True,
@@ -86,15 +96,16 @@ def document(folder: RunFolder, job: Mapping[str, Any], stacks: Sequence[StackSu
         maps=sum(record.maps for record in records),
         warned=sum(record.warned for record in records),
         failed=len(errors),
-        errors=_errors(errors)[:_MOST_LINES],
-        warnings=_grouped(_warnings(folder))[:_MOST_LINES],
+        errors=_group_errors(errors)[:_MOST_LINES],
+        warnings=_group(_read_warnings(folder))[:_MOST_LINES],
         rows=[_row(stack, stacks) for stack in stacks[:_MOST_ROWS]],
         rows_left=max(0, len(stacks) - _MOST_ROWS),
         patterns=list(zip(map(str, PATTERNS), LETTER_ORDER, COLOUR_ORDER, strict=True)),
-        made=_made(folder, job, stacks),
-        sources=_sources(job),
-        sources_left=max(0, len(job.get("sources", {})) - _MOST_LINES),
-        figures=[name for name in figures if name.endswith(".svg")],
+        provenance=_provenance(folder, request, stacks),
+        sources=_sources(request),
+        sources_left=max(0, len(request.get("sources", {})) - _MOST_LINES),
+        figures=bool(figures),
+        measures=[(measure.label, _in_html(measure.formula)) for measure in EVIDENCE.values() if measure.of_heads],
         stable=f"{STABLE:.0%}".replace("%", " %"),
     )
 
@@ -114,36 +125,39 @@ def _per_cent(value: float) -> float | None:
     return None if value != value else 100 * value  # noqa: PLR0124  NaN
 
 
-def _errors(errors: Iterable[Mapping[str, str | None]]) -> list[Line]:
-    """Failed inputs by the kind of error and its sentence, in which numbers and names count for nothing."""
-    told = ((str(one["error"]), f"{one['input_id']}: {one['message']}", _kind(str(one["message"]))) for one in errors)
-    return _grouped(told)
+def _group_errors(errors: Iterable[Mapping[str, str | None]]) -> list[Line]:
+    """Groups failed inputs by the name of the error and its sentence, whatever numbers and names it holds."""
+    return _group(
+        (str(error["error"]), f"{error['input_id']}: {error['message']}", _kind(str(error["message"])))
+        for error in errors
+    )
 
 
-def _warnings(folder: RunFolder) -> Iterator[tuple[str, str, str]]:
+def _read_warnings(folder: RunFolder) -> Iterator[tuple[str, str, str]]:
     for file in folder.table_files("inputs"):
         table = pq.read_table(file, columns=["input_id", "warnings"])
-        for one in table.filter(pc.greater(pc.list_value_length(table["warnings"]), 0)).to_pylist():
-            for warning in one["warnings"]:
-                yield "warning", f"{one['input_id']}: {warning}", _kind(warning)
+        for row in table.filter(pc.greater(pc.list_value_length(table["warnings"]), 0)).to_pylist():
+            for warning in row["warnings"]:
+                yield "warning", f"{row['input_id']}: {warning}", _kind(warning)
 
 
 def _kind(sentence: str) -> str:
+    """Returns a sentence without its numbers and quoted names, which is the same for all inputs with that trouble."""
     return re.sub(r"'[^']*'|\"[^\"]*\"|\S*\d\S*", "#", sentence)
 
 
-def _grouped(told: Iterable[tuple[str, str, str]]) -> list[Line]:
-    """Lines of (name, sentence, kind), most frequent first; each shows the first sentence of its kind."""
+def _group(sentences: Iterable[tuple[str, str, str]]) -> list[Line]:
+    """Groups (name, sentence, kind) by name and kind, most frequent first; each line has the first sentence."""
     counts: Counter[tuple[str, str]] = Counter()
     first: dict[tuple[str, str], str] = {}
-    for name, sentence, kind in told:
+    for name, sentence, kind in sentences:
         counts[name, kind] += 1
         first.setdefault((name, kind), sentence)
     return [Line(count, name, _clean(first[name, kind])) for (name, kind), count in counts.most_common()]
 
 
-def _made(folder: RunFolder, job: Mapping[str, Any], stacks: Sequence[StackSummary]) -> list[tuple[str, str]]:
-    """How the run was made, as names and values."""
+def _provenance(folder: RunFolder, request: Mapping[str, Any], stacks: Sequence[StackSummary]) -> list[tuple[str, str]]:
+    """Returns names and values of versions, models and settings of the run."""
     try:
         installed = version("attention-patterns")
     except PackageNotFoundError:
@@ -153,41 +167,48 @@ def _made(folder: RunFolder, job: Mapping[str, Any], stacks: Sequence[StackSumma
         for stack in stacks
         if stack.model
     )
-    made = [
+    tables = (
+        f"schema version {request.get('schema_version')}, {len(folder.records())} of {request.get('units')} parts "
+        "finished"
+    )
+    versions = [
         ("report by", f"attention-patterns {installed}"),
         ("classifier", ", ".join(_classifiers(folder)) or "none"),
         ("attention of", ", ".join(filter(None, models)) or "dumps"),
-        ("rendering", f"version {job.get('rendering_version')}"),
-        (
-            "tables",
-            f"schema {job.get('schema_version')}, {len(folder.records())} of {job.get('units')} parts are there",
-        ),
+        ("rendering", f"version {request.get('rendering_version')}"),
+        ("tables", tables),
     ]
-    settings = job.get("settings") or {}
-    return [(name, _clean(value)) for name, value in made] + [
-        (_clean(str(name)), _clean(_told(value))) for name, value in settings.items()
+    settings = request.get("settings") or {}
+    return [(name, _clean(value)) for name, value in versions] + [
+        (_clean(str(name)), _clean(_format_setting(value))) for name, value in settings.items()
     ]
 
 
-def _told(value: object) -> str:
+def _format_setting(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "not given", True: "yes", False: "no"}[value]
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _classifiers(folder: RunFolder) -> list[str]:
-    """Names and versions of the nets that read the maps of the first and the last part."""
+    """Returns names and versions of the nets that read the maps of the first and the last part."""
     files = folder.table_files("labels")
     ends = files if len(files) < 3 else [files[0], files[-1]]
-    found = (pq.read_table(file, columns=["classifier"])["classifier"].unique().to_pylist() for file in ends)
-    return list(dict.fromkeys(str(name) for names in found for name in names))
+    columns = (pq.read_table(file, columns=["classifier"])["classifier"].unique().to_pylist() for file in ends)
+    return list(dict.fromkeys(str(name) for names in columns for name in names))
 
 
-def _sources(job: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(_clean(name), _clean(str(state))) for name, state in list(job.get("sources", {}).items())[:_MOST_LINES]]
+def _sources(request: Mapping[str, Any]) -> list[tuple[str, str]]:
+    first = list(request.get("sources", {}).items())[:_MOST_LINES]
+    return [(_clean(name), _clean(str(fingerprint))) for name, fingerprint in first]
+
+
+def _in_html(formula: str) -> str:
+    """Returns a formula without the marks of code that it has in docstrings."""
+    return formula.replace("``", "")
 
 
 def _clean(text: str) -> str:
-    """Text of a bearable length, in which a control character shows."""
-    shown = "".join(letter if letter.isprintable() else "�" for letter in text)
-    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} …"
+    """Makes control characters visible and cuts the end of a long text."""
+    visible = "".join(letter if letter.isprintable() else "�" for letter in text)
+    return visible if len(visible) <= _LONGEST else f"{visible[:_LONGEST]} …"

@@ -1,5 +1,6 @@
-"""The figures of a run for a paper, PNG and SVG: shares, patterns by layer and head, attention to groups of tokens."""
+"""The figures of a run for a paper, PNG and SVG: shares, patterns by layer and head, attention to token groups."""
 
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,9 +21,11 @@ from matplotlib.transforms import Affine2D
 from attention_patterns.labelling.report.palette import COLOUR_ORDER, LETTER_ORDER, groups_of, title_of
 from attention_patterns.labelling.summary.summary import StackSummary
 from attention_patterns.patterns import PATTERNS
+from attention_patterns.programs.whole_files import write_whole
 
-_MOST_STACKS = 12  # with figures of their own, those of most inputs
+_MOST_STACKS = 12  # with figures of their own, those with most inputs
 _MOST_ROWS = 60  # of the figure of shares
+_LONGEST_TITLE = 48  # characters
 _SQUARE = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])  # of a head at the origin
 _CORNER = np.array([(0.5, -0.02), (0.5, 0.5), (-0.02, 0.5)])
 _CELL = 0.26  # inches
@@ -40,31 +43,31 @@ _STYLE: dict[Any, Any] = {
 
 
 def write_figures(stacks: Sequence[StackSummary], folder: Path) -> list[Path]:
-    """Writes the figures into ``folder``, in place of those of an earlier report.
+    """Writes the figures into ``folder``, in place of those of an earlier report; returns their paths.
 
-    ``shares`` has all stacks; ``patterns-01`` and ``attention-01`` are of the first, and so on.
+    ``shares`` shows all stacks; ``patterns-01`` and ``attention-01`` show the first stack, and so on.
 
     Raises:
-        OSError: the folder cannot be written to.
+        OSError: The folder cannot be written to.
     """
     folder.mkdir(exist_ok=True)
     for stale in (file for kind in ("shares", "patterns-*", "attention-*") for file in folder.glob(f"{kind}.*")):
         stale.unlink()
     written: list[Path] = []
-    with _drawing():
+    with _figure_style():
         for name, figure in _figures(stacks):
             FigureCanvasAgg(figure)
             for suffix in ("png", "svg"):
-                file = folder / f"{name}.{suffix}"
-                dated = {"Date": None} if suffix == "svg" else {}
-                figure.savefig(file, dpi=300, bbox_inches="tight", metadata=dated)
-                written.append(file)
+                content, metadata = io.BytesIO(), {"Date": None} if suffix == "svg" else {}
+                figure.savefig(content, format=suffix, dpi=300, bbox_inches="tight", metadata=metadata)
+                write_whole(folder / f"{name}.{suffix}", content.getvalue())
+                written.append(folder / f"{name}.{suffix}")
     return written
 
 
 @contextmanager
-def _drawing() -> Iterator[None]:
-    """Matplotlib's settings for these figures; it warns of letters that its font has not, and draws boxes for them."""
+def _figure_style() -> Iterator[None]:
+    """Sets matplotlib's style for these figures, and silences its warning of letters that it draws as boxes."""
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*", category=UserWarning)
         yield
@@ -82,16 +85,15 @@ def _figures(stacks: Sequence[StackSummary]) -> Iterator[tuple[str, Figure]]:
 
 
 def shares_figure(stacks: Sequence[StackSummary]) -> Figure:
-    """Shares by pattern of each stack side by side (Kovaleva et al. 2019, figure 2), with 95 % intervals."""
-    shown = stacks[:_MOST_ROWS]
-    rows = np.arange(len(shown))
-    figure = Figure(figsize=(7.2, 1.1 + 0.24 * len(shown)), layout="constrained")
+    """Draws the shares of the patterns, one row per stack (Kovaleva et al. 2019, figure 2), with 95 % intervals."""
+    first = stacks[:_MOST_ROWS]
+    rows = np.arange(len(first))
+    figure = Figure(figsize=(7.2, 1.1 + 0.24 * len(first)), layout="constrained")
     axes = figure.subplots(1, 1 + len(PATTERNS), sharey=True, width_ratios=[2.2, *[1] * len(PATTERNS)])
-    left = np.zeros(len(shown))
+    left = np.zeros(len(first))
     for n, pattern in enumerate(PATTERNS):
-        of_all = [stack.of_all for stack in shown]
         share, low, high = (
-            100 * np.array([getattr(one, end)[n] for one in of_all]) for end in ("share", "low", "high")
+            100 * np.array([getattr(stack.of_all, end)[n] for stack in first]) for end in ("share", "low", "high")
         )
         axes[0].barh(rows, share, left=left, color=COLOUR_ORDER[n], height=0.7, edgecolor="white", linewidth=0.5)
         left += np.nan_to_num(share)
@@ -104,7 +106,7 @@ def shares_figure(stacks: Sequence[StackSummary]) -> Figure:
         beside.set_xlim(0, max(5.0, float(np.nanmax(np.nan_to_num([share, high]))) * 1.15))
         beside.grid(axis="x", linewidth=0.4, alpha=0.5)
         beside.tick_params(axis="y", left=False)
-    axes[0].set_yticks(rows, [_printable(title_of(one, stacks)) for one in shown], parse_math=False)
+    axes[0].set_yticks(rows, [_make_drawable(title_of(stack, stacks)) for stack in first], parse_math=False)
     axes[0].invert_yaxis()
     axes[0].set_xlim(0, 100)
     axes[0].set_xlabel("per cent of the maps")
@@ -112,12 +114,12 @@ def shares_figure(stacks: Sequence[StackSummary]) -> Figure:
 
 
 def patterns_figure(stack: StackSummary, title: str) -> Figure:
-    """The commonest pattern of each head; a corner shows the second of a head that is mixed."""
+    """Draws the commonest pattern of each head; a corner shows the second of a mixed head."""
     rows, columns = stack.counts.shape[:2]
-    figure = Figure(figsize=_size(rows, columns), layout="constrained")
+    figure = Figure(figsize=_figure_size(rows, columns), layout="constrained")
     axes = figure.subplots()
-    _draw_heads(axes, stack, size=_letter(rows, columns))
-    _by_layer_and_head(axes, stack, title)
+    _draw_heads(axes, stack, size=_letter_size(rows, columns))
+    _label_axes(axes, stack, title)
     marks = [Polygon([(0, 0)] * 3, facecolor=colour) for colour in COLOUR_ORDER]
     names = [f"{letter}  {pattern}" for letter, pattern in zip(LETTER_ORDER, PATTERNS, strict=True)]
     figure.legend(marks, names, loc="outside lower center", ncols=3 if columns < 16 else 5, frameon=False)
@@ -125,7 +127,7 @@ def patterns_figure(stack: StackSummary, title: str) -> Figure:
 
 
 def _draw_heads(axes: Axes, stack: StackSummary, *, size: float) -> None:
-    """Squares, corners and letters, each kind as one collection, for grids hold a thousand heads."""
+    """Draws squares, corners and letters, each kind as one collection, since a grid may hold a thousand heads."""
     ranked = np.argsort(-stack.counts, axis=-1, kind="stable")
     labelled = stack.counts.sum(axis=-1) > 0
     second_counts = np.take_along_axis(stack.counts, ranked[..., 1:2], axis=-1)[..., 0]
@@ -142,9 +144,9 @@ def _draw_heads(axes: Axes, stack: StackSummary, *, size: float) -> None:
 
 
 def attention_figure(stack: StackSummary, title: str) -> Figure:
-    """Attention to groups of tokens by layer and head (figure 6), one panel each: ``max_token_share``, as theirs."""
+    """Draws ``max_token_share`` by layer and head, one panel per token group (Kovaleva et al. 2019, figure 6)."""
     groups, (rows, columns) = groups_of(stack), stack.counts.shape[:2]
-    width, height = _size(rows, columns)
+    width, height = _figure_size(rows, columns)
     across = min(len(groups), 3)
     down = -(-len(groups) // across)
     figure = Figure(figsize=(min(width * across, 16) + 0.8, height * down), layout="constrained")
@@ -152,25 +154,25 @@ def attention_figure(stack: StackSummary, title: str) -> Figure:
     for axes, name in zip(panels, groups, strict=False):
         values = stack.attention_to[name]["max_token_share"]
         picture = axes.imshow(values, cmap="Blues", vmin=0, aspect="equal", interpolation="nearest")
-        _by_layer_and_head(axes, stack, name)
+        _label_axes(axes, stack, name)
         figure.colorbar(picture, ax=axes, shrink=0.8, pad=0.02)
     for unused in panels[len(groups) :]:
         unused.set_visible(False)
-    said = "mean attention to the most attended token of a group"
-    figure.suptitle(f"{_printable(title)}: {said}", parse_math=False, fontsize=9)
+    caption = f"{_make_drawable(title)}: mean attention to the most attended token of a group"
+    figure.suptitle(caption, parse_math=False, fontsize=9)
     return figure
 
 
-def _size(rows: int, columns: int) -> tuple[float, float]:
+def _figure_size(rows: int, columns: int) -> tuple[float, float]:
     cell = min(_CELL, _TALLEST / max(rows, columns, 1))
     return max(2.8, columns * cell + 0.9), max(1.8, rows * cell + 1.1)
 
 
-def _letter(rows: int, columns: int) -> float:
+def _letter_size(rows: int, columns: int) -> float:
     return min(8.0, 36 * _TALLEST / max(rows, columns))
 
 
-def _by_layer_and_head(axes: Axes, stack: StackSummary, title: str) -> None:
+def _label_axes(axes: Axes, stack: StackSummary, title: str) -> None:
     rows, columns = stack.counts.shape[:2]
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(rows - 0.5, -0.5)
@@ -181,12 +183,12 @@ def _by_layer_and_head(axes: Axes, stack: StackSummary, title: str) -> None:
         ticks(places, [str(names[n]) for n in places])
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
-    axes.set_title(_printable(title), loc="left", parse_math=False)
+    axes.set_title(_make_drawable(title), loc="left", parse_math=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 
 
-def _printable(text: str) -> str:
-    """Text for a drawing, which cannot hold control characters, and has room for so much."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return shown if len(shown) <= 48 else f"…{shown[-47:]}"
+def _make_drawable(text: str) -> str:
+    """Replaces control characters, which cannot be drawn, and cuts the beginning of a long text."""
+    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return printable if len(printable) <= _LONGEST_TITLE else f"…{printable[1 - _LONGEST_TITLE :]}"

@@ -1,4 +1,4 @@
-"""The figures of Kovaleva et al. 2019, "Revealing the Dark Secrets of BERT", to compare a run with."""
+"""The figures of Kovaleva et al. 2019, "Revealing the Dark Secrets of BERT", beside those of a run."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from attention_patterns.patterns import PATTERNS, Pattern
 
 LAYERS, HEADS = 12, 12  # of BERT-base
 
-# Figure 2, per cent of the maps in the order of ``Pattern``, read off the picture to 0.5 points.
+# Figure 2, per cent of the maps in the order of ``Pattern``, read from the plot to 0.5 points.
 SHARES = MappingProxyType(
     {
         "MRPC": (41.8, 7.2, 18.8, 4.3, 27.9),
@@ -26,10 +26,11 @@ SHARES = MappingProxyType(
         "MNLI": (22.1, 4.8, 12.0, 2.9, 58.2),
     }
 )
-# Attention by layer of the pre-trained bert-base-uncased on 1,000 pairs of QQP, mean over heads and pairs.
+# Attention by layer of the pre-trained bert-base-uncased to [SEP] and [CLS] on 1,000 pairs of QQP, mean over heads and
+# pairs.
 TO_SEP = (0.07, 0.08, 0.08, 0.16, 0.29, 0.32, 0.33, 0.34, 0.37, 0.38, 0.45, 0.37)
-TO_CLS = (0.12, 0.38, 0.33, 0.21, 0.04)  # and in each layer above at most
-TO_CLS_AT_MOST = 0.02
+TO_CLS = (0.12, 0.38, 0.33, 0.21, 0.04)
+TO_CLS_AT_MOST = 0.02  # in each layer above these
 
 _OTHER_NAMES = {"STS": "STS-B", "SST": "SST-2", "MNLIM": "MNLI", "MNLIMATCHED": "MNLI"}
 _SINGLE_SENTENCES = "SST-2"
@@ -38,7 +39,7 @@ _HETEROGENEOUS, _BLOCK = PATTERNS.index(Pattern.HETEROGENEOUS), PATTERNS.index(P
 
 @dataclass(frozen=True)
 class _Run:
-    """The run that is compared; its fields are the arguments of ``compare``."""
+    """The run that is compared; its attributes are arguments of ``compare``."""
 
     task: str
     shares: Sequence[float]
@@ -49,19 +50,19 @@ class _Run:
 
 
 def paper_task(name: str) -> str:
-    """The paper's name of a task: "stsb", "sst2", "mnli-m" and "glue/qqp" are understood.
+    """Returns the paper's name of a task, which may be spelt "stsb", "sst2", "mnli-m" or "glue/qqp" as well.
 
     Raises:
-        InvalidSettingsError: the paper has no such task.
+        InvalidSettingsError: The paper has no such task.
     """
-    known = {_plain(task): task for task in SHARES} | _OTHER_NAMES
+    names = {_simplify(task): task for task in SHARES} | _OTHER_NAMES
     try:
-        return known[_plain(name.rpartition("/")[2])]
+        return names[_simplify(name.rpartition("/")[2])]
     except KeyError:
-        raise InvalidSettingsError(f"task {name!r} is not in the paper, expected one of {', '.join(SHARES)}") from None
+        raise InvalidSettingsError(f"task {name!r} is not in the paper; expected one of {', '.join(SHARES)}") from None
 
 
-def _plain(name: str) -> str:
+def _simplify(name: str) -> str:
     return "".join(letter for letter in name.upper() if letter.isalnum())
 
 
@@ -79,47 +80,48 @@ def compare(
     model_layers: int | None = None,
     model_heads: int | None = None,
 ) -> Group:
-    """What to print of a run beside the paper's figures: two tables, and what differs in method.
+    """Returns two tables of a run's figures beside the paper's, and sentences on the differences in method, to print.
 
     Args:
-        task: the paper's task to compare with, as ``paper_task`` takes it.
-        shares: of the five patterns in the order of ``Pattern``, 0 to 1.
-        inputs: how many inputs they are of.
-        low: lower ends of the intervals of ``shares``, 0 to 1.
-        high: upper ends.
+        task: Task of the paper, as ``paper_task`` takes it.
+        shares: Shares of the five patterns in the order of ``Pattern``, 0 to 1.
+        inputs: Number of inputs of the run.
+        low: Lower ends of the intervals of ``shares``, 0 to 1.
+        high: Upper ends of the intervals of ``shares``, 0 to 1.
         to_cls: ``max_token_share`` of [CLS] by layer, mean over heads and inputs, 0 to 1; None or NaN for a layer
             without it.
-        to_sep: likewise of [SEP].
-        layers: the index in the model of each layer of ``to_cls`` and ``to_sep``; 0, 1, ... by default.
-        model: its name, for the text.
-        model_layers: of the whole model; by default, if ``layers`` are not given, as many as there are values.
-        model_heads: of a layer; None where it is not known.
+        to_sep: ``max_token_share`` of [SEP] by layer, in the same form.
+        layers: Index in the model of each layer of ``to_cls`` and ``to_sep``; 0, 1, ... by default.
+        model: Name of the model, for the text.
+        model_layers: Number of layers of the model; by default, if ``layers`` are not given, the number of values.
+        model_heads: Number of heads per layer of the model; None where it is not known.
 
     Raises:
-        InvalidSettingsError: the paper has no such task.
+        InvalidSettingsError: The paper has no such task.
     """
     if model_layers is None and layers is None and (given := to_cls if to_sep is None else to_sep) is not None:
         model_layers = len(given)
     run = _Run(paper_task(task), shares, inputs, model, model_layers, model_heads)
-    parts: list[RenderableType] = [
-        _title(f"Patterns on {run.task}, per cent of the maps"),
+    blocks: list[RenderableType] = [
+        _heading(f"Patterns on {run.task}, per cent of the maps"),
         _share_table(run.task, shares, low, high),
     ]
     if to_cls is not None or to_sep is not None:
-        parts += [
-            _title("\nAttention by layer, mean over heads and inputs (max_token_share)"),
+        blocks += [
+            _heading("\nAttention by layer, mean over heads and inputs (max_token_share)"),
             _layer_table(_by_layer(to_cls, layers), _by_layer(to_sep, layers)),
         ]
-    sentences = [*_on_shares(run), *([] if to_cls is None and to_sep is None else _on_layers(run))]
-    return Group(*parts, _title("\nWhat differs in method"), *map(_point, sentences))
+    layer_sentences = [] if to_cls is None and to_sep is None else _compare_layers(run)
+    sentences = [*_compare_shares(run), *layer_sentences]
+    return Group(*blocks, _heading("\nDifferences in method"), *map(_bullet, sentences))
 
 
-def _title(text: str) -> Text:
+def _heading(text: str) -> Text:
     return Text(text, style="bold")
 
 
-def _point(sentence: str) -> Table:
-    """A sentence that wraps beside its dash."""
+def _bullet(sentence: str) -> Table:
+    """Returns a sentence that wraps beside its dash."""
     grid = Table.grid(padding=(0, 1))
     grid.add_row("-", Text(sentence, overflow="fold"))
     return grid
@@ -145,7 +147,7 @@ def _share_table(
 
 
 def _by_layer(values: Sequence[float | None] | None, layers: Sequence[int] | None) -> dict[int, float]:
-    """Layer -> value, of the layers that have one."""
+    """Returns layer -> value, of the layers that have one."""
     given = [] if values is None else values
     places = range(len(given)) if layers is None or values is None else layers
     pairs = zip(places, given, strict=True)
@@ -167,56 +169,58 @@ def _at(values: Sequence[float], layer: int) -> float | None:
 
 
 def _cells(own: float | None, theirs: float | None, *, at_most: float | None = None) -> tuple[str, str, str]:
-    """Ours, theirs, and the difference; where theirs has only an upper bound, by how much ours is above it."""
-    shown = "" if own is None else f"{own:.2f}"
+    """Returns the run's value, the paper's and their difference; above an upper bound, the distance from that."""
+    text = "" if own is None else f"{own:.2f}"
     if at_most is not None:
-        above = _signed(own - at_most) if own is not None and own > at_most else ""
-        return shown, f"<= {at_most:.2f}", above
+        above = _format_difference(own - at_most) if own is not None and own > at_most else ""
+        return text, f"<= {at_most:.2f}", above
     if theirs is None:
-        return shown, "", ""
-    return shown, f"{theirs:.2f}", "" if own is None else _signed(own - theirs)
+        return text, "", ""
+    return text, f"{theirs:.2f}", "" if own is None else _format_difference(own - theirs)
 
 
-def _signed(difference: float) -> str:
+def _format_difference(difference: float) -> str:
     return f"{round(difference, 2) + 0.0:+.2f}"  # adding 0 turns -0.0 into 0.0
 
 
-def _on_shares(run: _Run) -> list[str]:
+def _compare_shares(run: _Run) -> list[str]:
     together = 100 * (run.shares[_HETEROGENEOUS] + run.shares[_BLOCK])
-    said = [
+    sentences = [
         "Their classifier was trained on about 400 maps that they labelled, and its weights were never published. "
-        "Ours was trained on our own labels, by our reading of their descriptions.",
+        "Ours was trained on our own labels, which follow our reading of their descriptions.",
         f"Theirs: bert-base-uncased fine-tuned on {run.task}, up to 1,000 inputs of the validation set. "
         f"This run: {run.model or 'attention from files'}, {run.inputs:,} input{'' if run.inputs == 1 else 's'}.",
-        "Their shares were read off the picture of figure 2: each may be wrong by 0.5 points.",
-        "Their text calls Heterogeneous and Block together 'Heterogeneous' (32 % on MRPC, 61 % on QQP); "
+        "Their shares were read from the plot in figure 2: each may be wrong by 0.5 points.",
+        "Their text counts Heterogeneous and Block together as 'Heterogeneous' (32 % on MRPC, 61 % on QQP); "
         f"together they are {together:.1f} % in this run.",
     ]
     if run.task == _SINGLE_SENTENCES:
-        said.append(
-            f"{run.task} is single sentences, and still their classifier answered Block on "
+        sentences.append(
+            f"{run.task} consists of single sentences, and still their classifier answered Block on "
             f"{SHARES[run.task][_BLOCK]} % of the maps; ours never answers Block on one segment."
         )
-    return said + _on_size(run)
+    return sentences + _compare_sizes(run)
 
 
-def _on_size(run: _Run) -> list[str]:
+def _compare_sizes(run: _Run) -> list[str]:
     if (run.model_layers or LAYERS, run.model_heads or HEADS) == (LAYERS, HEADS):
         return []
-    counts = ((run.model_layers, "layers"), (run.model_heads, "heads a layer"))
-    known = " and ".join(f"{count} {what}" for count, what in counts if count is not None)
+    counts = ((run.model_layers, "layers"), (run.model_heads, "heads per layer"))
+    size = " and ".join(f"{count} {name}" for count, name in counts if count is not None)
     return [
-        f"This model has {known}, theirs {LAYERS} layers and {HEADS} heads a layer: the layers do not match one to one."
+        f"This model has {size}, theirs {LAYERS} layers and {HEADS} heads per layer: the layers do not match one to "
+        "one."
     ]
 
 
-def _on_layers(run: _Run) -> list[str]:
-    also = "" if run.task == "QQP" else f"; this run is on {run.task}"
-    said = [
+def _compare_layers(run: _Run) -> list[str]:
+    other_task = "" if run.task == "QQP" else f"; this run is on {run.task}"
+    sentences = [
         "Attention to [CLS] and [SEP] is max_token_share: the largest column mean among these tokens (their section "
         "4.4, as computed in their notebook), averaged over heads and inputs.",
-        f"Their [CLS] and [SEP] figures are of bert-base-uncased before fine-tuning, on 1,000 pairs of QQP{also}.",
+        f"Their [CLS] and [SEP] figures are those of bert-base-uncased before fine-tuning, on 1,000 pairs of "
+        f"QQP{other_task}.",
     ]
     if run.task == _SINGLE_SENTENCES:
-        said.append("A single sentence has one [SEP], the pairs of QQP have two, of which the more attended counts.")
-    return said
+        sentences.append("A single sentence has one [SEP]; a pair of QQP has two, of which the more attended counts.")
+    return sentences

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from attention_patterns.labelling.output.table import HEAD_GROUP_MEASURES, HEAD_MEASURES
-from attention_patterns.labelling.summary.sums import Floats, Mean, ShareMean, Shares, Sum, counted, entropy, wilson
+from attention_patterns.labelling.summary.sums import Floats, Mean, ShareMean, Shares, Sum, count_cells, entropy, wilson
 from attention_patterns.patterns import PATTERN_NAMES, PATTERNS
 
 STABLE = 0.75  # a head is stable when Wilson's lower bound of its commonest pattern's share is at least this
@@ -27,25 +27,26 @@ _COLUMNS = (*_STACK, "input_id", "length", "layer", "head", "pattern", "uncertai
 
 @dataclass(frozen=True)
 class StackSummary:
-    """What was found in one stack of layers: of one task, model and part.
+    """The verdicts and means of one stack: all heads of one task, model and part.
 
     Arrays are [layers, heads], in the order of ``layers`` and ``heads``.
 
     Attributes:
-        task, model, revision, part: as in the tables.
-        inputs: how many inputs there were.
-        mean_length: tokens, mean over inputs.
-        layers: the indices of the layers in the model.
-        heads: likewise of the heads.
-        counts: inputs by the pattern found, int64 [layers, heads, 5]; all 0 where no input has the head.
-        uncertain: share of the inputs whose answer is uncertain.
-        of_heads: shares of each head, [layers, heads, 5].
-        of_layers: shares of each layer, [layers, 5].
-        of_all: shares of all heads, [5].
-        entropy: of the head's pattern over the inputs, bits, 0 to log2(5).
-        stable: whether the head shows one pattern in at least three quarters of inputs, by its interval's lower end.
-        measures: name -> mean over inputs; NaN where no input has it.
-        attention_to: token group -> name of the measure -> mean over the inputs that hold the group.
+        task, model, revision, part: Names, as in the tables.
+        inputs: Number of inputs.
+        mean_length: Tokens of an input, mean over inputs.
+        layers: Indices of the layers in the model.
+        heads: Indices of the heads in their layer.
+        counts: Number of inputs by pattern, int64 [layers, heads, 5]; all 0 where no input has the head.
+        uncertain: Share of the inputs whose answer is uncertain, 0 to 1.
+        of_heads: Shares of the patterns in each head, [layers, heads, 5].
+        of_layers: Shares of the patterns in each layer, [layers, 5].
+        of_all: Shares of the patterns in all heads, [5].
+        entropy: Entropy of the head's pattern over the inputs, bits, 0 to log2(5).
+        stable: Whether the verdict is "stable": Wilson's lower bound of the commonest pattern's share is at least
+            ``STABLE``.
+        measures: Name of the measure -> mean over inputs; NaN where no input has it.
+        attention_to: Token group -> name of the measure -> mean over the inputs that hold the group.
     """
 
     task: str
@@ -76,22 +77,22 @@ class _Key:
 
 
 def summarise(label_files: Sequence[Path]) -> list[StackSummary]:
-    """Sums up the parts of ``labels``, one after the other, so that memory does not grow with their number."""
+    """Sums up files of ``labels``, one after the other, so that memory does not grow with their number."""
     stacks: dict[_Key, _Stack] = {}
     for file in label_files:
         table = pq.read_table(file, columns=[*_COLUMNS, *HEAD_MEASURES, "attention_to"])
         for key, rows in _by_stack(table):
             stacks.setdefault(key, _Stack()).add(rows)
-    return [stack.summary(key) for key, stack in stacks.items()]
+    return [stack.summarise(key) for key, stack in stacks.items()]
 
 
 def _by_stack(table: pa.Table) -> Iterator[tuple[_Key, pa.Table]]:
     plain = pa.table({name: table[name].cast(pa.string()) for name in _STACK})
-    found = plain.group_by(list(_STACK), use_threads=False).aggregate([])
-    if found.num_rows == 1:  # nearly always, since a unit is of one task
-        yield _Key(**found.to_pylist()[0]), table
+    keys = plain.group_by(list(_STACK), use_threads=False).aggregate([])
+    if keys.num_rows == 1:  # nearly always, since a unit is of one task
+        yield _Key(**keys.to_pylist()[0]), table
         return
-    for row in found.to_pylist():
+    for row in keys.to_pylist():
         same = [
             pc.is_null(plain[name]) if row[name] is None else pc.fill_null(pc.equal(plain[name], row[name]), False)
             for name in _STACK
@@ -113,13 +114,13 @@ class _Stack:
     def add(self, rows: pa.Table) -> None:
         layer, head = rows["layer"].to_numpy(), rows["head"].to_numpy()
         pattern = pc.index_in(rows["pattern"].cast(pa.string()), pa.array(PATTERN_NAMES)).to_numpy()
-        one = rows["input_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-        firsts = np.unique(one, return_index=True)[1]
+        place = rows["input_id"].combine_chunks().dictionary_encode().indices.to_numpy()  # of the row's input
+        firsts = np.unique(place, return_index=True)[1]
         shape = int(layer.max()) + 1, int(head.max()) + 1
         self.inputs += len(firsts)
         self.tokens += int(rows["length"].to_numpy()[firsts].sum())
-        self.counts.add(counted((layer, head, pattern), (*shape, len(PATTERNS))))
-        of_inputs = counted((one, layer, pattern), (len(firsts), shape[0], len(PATTERNS)))
+        self.counts.add(count_cells((layer, head, pattern), (*shape, len(PATTERNS))))
+        of_inputs = count_cells((place, layer, pattern), (len(firsts), shape[0], len(PATTERNS)))
         self.layers.add(of_inputs)
         self.all.add(of_inputs.sum(axis=1))
         self.uncertain.add((layer, head), shape, rows["uncertain"].cast(pa.int8()))
@@ -139,12 +140,12 @@ class _Stack:
             for measure, mean in means.items():
                 mean.add(cells, shape, structs.field(measure).take(pa.array(places)))
 
-    def summary(self, key: _Key) -> StackSummary:
-        found = self.counts.of(*(() if self.counts.values is None else self.counts.values.shape))
-        grid = found.shape[:2]
-        layers, heads = np.flatnonzero(found.any(axis=(1, 2))), np.flatnonzero(found.any(axis=(0, 2)))
+    def summarise(self, key: _Key) -> StackSummary:
+        sums = self.counts.of(*(() if self.counts.values is None else self.counts.values.shape))
+        grid = sums.shape[:2]
+        layers, heads = np.flatnonzero(sums.any(axis=(1, 2))), np.flatnonzero(sums.any(axis=(0, 2)))
         cells = np.ix_(layers, heads)
-        counts = found[cells].astype(np.int64)
+        counts = sums[cells].astype(np.int64)
         of_heads, of_layers = wilson(counts), self.layers.shares(grid[0])
         commonest = counts.argmax(axis=-1)[..., None]
         with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Sums over rows that come part by part, and the shares, intervals and means they make. All intervals are of 95 %."""
+"""Sums over rows that come part by part; shares, means and 95 % intervals made from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Shares:
-    """How often each pattern occurs, in the order of ``Pattern``, with 95 % intervals.
+    """The share of each pattern, in the order of ``Pattern``, with 95 % intervals.
 
     Attributes:
-        share: [..., 5], 0 to 1.
-        low: lower ends, [..., 5]; NaN where there are too few inputs to tell.
-        high: upper ends.
+        share: Shares, [..., 5], 0 to 1.
+        low: Lower ends of the intervals, [..., 5]; NaN where there are too few inputs for one.
+        high: Upper ends of the intervals, [..., 5].
     """
 
     share: Floats
@@ -32,7 +32,7 @@ class Shares:
 
 
 def wilson(counts: NDArray[np.int64]) -> Shares:
-    """Shares of counts [..., 5] with Wilson's interval."""
+    """Returns the shares of counts [..., 5] with Wilson's interval."""
     n = counts.sum(axis=-1, keepdims=True).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         p = counts / n
@@ -42,15 +42,15 @@ def wilson(counts: NDArray[np.int64]) -> Shares:
 
 
 def entropy(counts: NDArray[np.int64] | Floats) -> Floats:
-    """Of counts or shares [..., 5], bits; NaN where all are 0."""
+    """Returns the entropy of counts or shares [..., 5], bits, 0 to log2(5); NaN where all are 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         p = counts / counts.sum(axis=-1, keepdims=True)
         bits: Floats = np.where(p > 0, p * np.log2(1 / p), 0).sum(axis=-1)
     return np.where(counts.sum(axis=-1) > 0, bits, np.nan)
 
 
-def counted(index: Sequence[NDArray[Any]], shape: tuple[int, ...], weights: Floats | None = None) -> Floats:
-    """How often each cell of ``shape`` is among ``index``, or the sum of its weights."""
+def count_cells(index: Sequence[NDArray[Any]], shape: tuple[int, ...], weights: Floats | None = None) -> Floats:
+    """Counts how often each cell of ``shape`` is among ``index``, or adds up the cell's weights."""
     flat = np.ravel_multi_index(tuple(index), shape)
     return np.bincount(flat, weights, minlength=prod(shape)).reshape(shape).astype(np.float64)
 
@@ -67,32 +67,32 @@ class Sum:
             self.values = values
             return
         shape = np.maximum(self.values.shape, values.shape)
-        self.values = _padded(self.values, shape) + _padded(values, shape)
+        self.values = _pad(self.values, shape) + _pad(values, shape)
 
     def of(self, *shape: int) -> Floats:
-        """The sum, with zeros up to ``shape``."""
-        return np.zeros(shape) if self.values is None else _padded(self.values, np.array(shape))
+        """Returns the sum, with zeros up to ``shape``."""
+        return np.zeros(shape) if self.values is None else _pad(self.values, np.array(shape))
 
 
-def _padded(values: Floats, shape: NDArray[Any]) -> Floats:
-    return np.pad(values, [(0, max(0, int(want) - has)) for want, has in zip(shape, values.shape, strict=True)])
+def _pad(values: Floats, shape: NDArray[Any]) -> Floats:
+    return np.pad(values, [(0, max(0, int(new) - old)) for new, old in zip(shape, values.shape, strict=True)])
 
 
 class Mean:
-    """The mean of a measure in each cell, over the rows that have it."""
+    """The mean of a measure in each cell, over the rows that have the measure."""
 
     def __init__(self) -> None:
         self.sum, self.count = Sum(), Sum()
 
     def add(self, cells: Sequence[NDArray[Any]], shape: tuple[int, ...], values: pa.ChunkedArray) -> None:
-        """Adds values by their cell of ``shape``; null is none."""
+        """Adds values by their cell of ``shape``; nulls do not count."""
         given = np.asarray(values.is_valid())
         present = [axis[given] for axis in cells]
-        self.sum.add(counted(present, shape, values.drop_null().to_numpy().astype(np.float64)))
-        self.count.add(counted(present, shape))
+        self.sum.add(count_cells(present, shape, values.drop_null().to_numpy().astype(np.float64)))
+        self.count.add(count_cells(present, shape))
 
     def of(self, *shape: int) -> Floats:
-        """The means; NaN where there was none."""
+        """Returns the means; NaN where there was no value."""
         with np.errstate(invalid="ignore"):
             return self.sum.of(*shape) / self.count.of(*shape)
 
@@ -104,7 +104,7 @@ class ShareMean:
         self.sum, self.squares, self.inputs = Sum(), Sum(), Sum()
 
     def add(self, counts: Floats) -> None:
-        """Counts of the maps of each input by pattern, [inputs, ..., 5]."""
+        """Adds the counts of the maps of each input by pattern, [inputs, ..., 5]."""
         maps = counts.sum(axis=-1, keepdims=True)
         shares = counts / np.maximum(maps, 1)
         self.sum.add(shares.sum(axis=0))
@@ -112,7 +112,7 @@ class ShareMean:
         self.inputs.add((maps > 0).sum(axis=0).astype(np.float64))
 
     def shares(self, *shape: int) -> Shares:
-        """The means, [*shape, 5]; no interval of fewer than two inputs."""
+        """Returns the means, [*shape, 5], with their normal interval; NaN for that of fewer than two inputs."""
         n = self.inputs.of(*shape, 1)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = self.sum.of(*shape, len(PATTERNS)) / n

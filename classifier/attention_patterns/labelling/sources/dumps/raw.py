@@ -1,4 +1,4 @@
-"""Formats that hold arrays as plain bytes: .npy, .npz and .safetensors, read where they are asked for.
+"""Formats that hold arrays as plain bytes: .npy, .npz and .safetensors, of which only what is needed is read.
 
 Local files and files behind URLs are read alike, into memory that is used again; nothing is ever unpickled or mapped.
 """

@@ -34,7 +34,7 @@ def open_zarr(file: StoredFile, *, most_bytes: int | None) -> Iterator["ZarrDump
     with extra("zarr", needed_by=file.shown):
         import zarr  # noqa: PLC0415 - an extra
         from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper  # noqa: PLC0415 - newer than the rest
-        from zarr.storage import FsspecStore  # noqa: PLC0415 - likewise
+        from zarr.storage import FsspecStore  # noqa: PLC0415 - an extra
     store: Any = file.url
     if file.remote:  # wrapped, as the connections of a file system made by zarr are never closed
         system, path = file_system(file.url)

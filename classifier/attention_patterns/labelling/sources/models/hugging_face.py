@@ -292,7 +292,7 @@ def _make_reader(model: Any, name: str, settings: Mapping[str, Any], *, truncate
     """
     accepts, takes = set(inspect.signature(model.forward).parameters), model.main_input_name
     if takes not in {"input_ids", "pixel_values"} or (takes == "pixel_values" and model.config.is_encoder_decoder):
-        raise SourceError(f"takes {takes}, expected a model of texts, or a vision transformer of one part")
+        raise SourceError(f"takes {takes}, expected a model of texts, or a vision transformer without a decoder")
     if takes == "pixel_values" and not getattr(model.config, "patch_size", None):
         raise SourceError("has no patch_size in its configuration, expected a vision transformer")
     if takes == "pixel_values":

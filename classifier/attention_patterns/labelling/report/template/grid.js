@@ -3,9 +3,9 @@
 const attentionTo = (stack, name) => stack.groups.find((group) => group.name === name)?.share;
 
 function passes(cell) {
-  const stack = stackNow(), verdict = $("verdict").value, least = 10 * Number($("least").value);
+  const stack = chosenStack(), verdict = $("verdict").value, least = 10 * Number($("least").value);
   if (!cell.total) return false;
-  if (only.size && !only.has(cell.first)) return false;
+  if (onlyPatterns.size && !onlyPatterns.has(cell.first)) return false;
   if (verdict && cell.stable !== (verdict === "1")) return false;
   if ($("from").value !== "" && cell.layer < Number($("from").value)) return false;
   if ($("to").value !== "" && cell.layer > Number($("to").value)) return false;
@@ -13,7 +13,7 @@ function passes(cell) {
 }
 
 function applyFilters() {
-  const stack = stackNow();
+  const stack = chosenStack();
   let count = 0;
   for (const cell of stack.of) {
     cell.passes = passes(cell);
@@ -22,14 +22,14 @@ function applyFilters() {
     if (cell.line) cell.line.hidden = !cell.passes;
   }
   const all = stack.of.filter((cell) => cell.total).length;
-  $("least-said").textContent = `${$("least").value} %`;
-  $("count").textContent = count === all ? `${FEW.format(all)} heads` : `${FEW.format(count)} of ${FEW.format(all)} heads`;
-  $("reset").hidden = count === all && !only.size;
+  $("least-value").textContent = `${$("least").value} %`;
+  $("count").textContent = count === all ? `${NUMBER.format(all)} heads` : `${NUMBER.format(count)} of ${NUMBER.format(all)} heads`;
+  $("reset").hidden = count === all && !onlyPatterns.size;
 }
 
 /** Gives the filters the layers and token groups of the stack; what was pressed before stays pressed. */
 function fitFilters() {
-  const { layers, groups } = stackNow();
+  const { layers, groups } = chosenStack();
   $("group").replaceChildren(...groups.map((group) => make("option", { value: group.name }, group.name)));
   $("least-part").hidden = !groups.length;
   Object.assign($("least"), { value: 0 });
@@ -40,15 +40,15 @@ function fitFilters() {
 }
 
 function resetFilters() {
-  only.clear();
+  onlyPatterns.clear();
   for (const chip of document.querySelectorAll(".chip")) chip.setAttribute("aria-pressed", "false");
   Object.assign($("verdict"), { value: "" });
   fitFilters();
 }
 
 function cellButton(cell) {
-  const stack = stackNow(), { colour, letter } = patterns[cell.first];
-  const button = make("button", { type: "button", role: "gridcell", className: "cell", tabIndex: -1, "aria-label": inWords(cell), title: inWords(cell) });
+  const stack = chosenStack(), { colour, letter } = patterns[cell.first];
+  const button = make("button", { type: "button", role: "gridcell", className: "cell", tabIndex: -1, "aria-label": describe(cell), title: describe(cell) });
   cell.button = button;
   if (!cell.total) {
     button.classList.add("none");
@@ -63,7 +63,7 @@ function cellButton(cell) {
 }
 
 function drawGrid() {
-  const stack = stackNow(), grid = $("grid"), many = stack.columns > 20;
+  const stack = chosenStack(), grid = $("grid"), many = stack.columns > 20;
   const side = many ? 24 : stack.columns > 14 ? 40 : 56, least = many ? 17 : 22;
   grid.style.setProperty("--letter", many ? "11px" : "16px");
   grid.style.setProperty("--whole", `${40 + stack.columns * (side + 2)}px`);
@@ -83,13 +83,13 @@ function drawGrid() {
 }
 
 function drawLegend() {
-  const stack = stackNow(), counts = [0, 0, 0, 0, 0];
+  const stack = chosenStack(), counts = [0, 0, 0, 0, 0];
   for (const cell of stack.of) if (cell.total) counts[cell.first]++;
-  document.querySelectorAll(".chip").forEach((chip, n) => (chip.querySelector("b").textContent = FEW.format(counts[n])));
+  document.querySelectorAll(".chip").forEach((chip, n) => (chip.querySelector("b").textContent = NUMBER.format(counts[n])));
 }
 
 async function drawMapsInGrid() {
-  const stack = stackNow(), example = stack.examples[chosen.gridExample], maps = chosen.view === "maps" && example;
+  const stack = chosenStack(), example = stack.examples[chosen.gridExample], maps = chosen.view === "maps" && example;
   $("grid").classList.toggle("maps", Boolean(maps));
   $("view-example").hidden = !maps;
   $("grid-key").textContent = maps
@@ -105,7 +105,7 @@ async function drawMapsInGrid() {
     cell.button.style.setProperty("--colour", patterns[shown].colour);
     if (!maps) continue;
     const shades = await shadesOfHead(example, stack, cell.n);
-    if (chosen.view !== "maps" || stackNow() !== stack || stack.examples[chosen.gridExample] !== example) return;
+    if (chosen.view !== "maps" || chosenStack() !== stack || stack.examples[chosen.gridExample] !== example) return;
     const canvas = make("canvas", { style: "image-rendering:pixelated" });
     paint(canvas, shades, example.cells);
     cell.button.querySelector("canvas")?.remove();
@@ -114,7 +114,7 @@ async function drawMapsInGrid() {
 }
 
 function moveInGrid(event) {
-  const stack = stackNow(), from = stack.of.findIndex((cell) => cell.button === event.target);
+  const stack = chosenStack(), from = stack.of.findIndex((cell) => cell.button === event.target);
   const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -stack.columns, ArrowDown: stack.columns }[event.key];
   if (from < 0 || !step) return;
   event.preventDefault();
@@ -130,8 +130,8 @@ function startFilters() {
   for (const chip of document.querySelectorAll(".chip")) {
     chip.addEventListener("click", () => {
       const pattern = Number(chip.dataset.pattern);
-      if (!only.delete(pattern)) only.add(pattern);
-      chip.setAttribute("aria-pressed", String(only.has(pattern)));
+      if (!onlyPatterns.delete(pattern)) onlyPatterns.add(pattern);
+      chip.setAttribute("aria-pressed", String(onlyPatterns.has(pattern)));
       applyFilters();
     });
   }

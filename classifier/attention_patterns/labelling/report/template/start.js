@@ -1,7 +1,7 @@
 // Choosing a stack and a head, and the first picture of the page.
 
 function choose(n, byHand) {
-  const stack = stackNow(), cell = stack.of[n];
+  const stack = chosenStack(), cell = stack.of[n];
   for (const other of stack.of) {
     other.button.setAttribute("aria-selected", String(other === cell));
     other.button.tabIndex = other === cell ? 0 : -1;
@@ -20,12 +20,12 @@ function choose(n, byHand) {
 }
 
 function showStack(n) {
-  const before = stackNow().of[chosen.cell];
+  const before = chosenStack().of[chosen.cell];
   chosen.stack = n;
   chosen.example = chosen.gridExample = 0;
-  const stack = stackNow(), same = stack.of.findIndex((cell) => cell.total && cell.layer === before.layer && cell.head === before.head);
+  const stack = chosenStack(), same = stack.of.findIndex((cell) => cell.total && cell.layer === before.layer && cell.head === before.head);
   $("stack").value = n;
-  $("stack-facts").textContent = `${stack.layers.length} layers × ${stack.columns} heads, ${FEW.format(stack.inputs)} input${stack.inputs === 1 ? "" : "s"} of ${stack.length} tokens on average`;
+  $("stack-facts").textContent = `${stack.layers.length} layers × ${stack.columns} heads, ${NUMBER.format(stack.inputs)} input${stack.inputs === 1 ? "" : "s"} of ${stack.length} tokens on average`;
   $("grid-example").replaceChildren(...stack.examples.map((example, place) => make("option", { value: place }, example.id)));
   document.querySelector("[data-view='maps']").hidden = !stack.examples.length;
   drawGrid();
@@ -47,9 +47,9 @@ function start() {
     drawMapsInGrid();
     drawPanel();
   });
-  const said = new URLSearchParams(location.hash.slice(1)), asked = Number(said.get("stack") ?? 0);
-  showStack(stacks[asked] ? asked : 0);
-  const cell = stackNow().of.find((one) => `${one.layer}` === said.get("layer") && `${one.head}` === said.get("head"));
+  const link = new URLSearchParams(location.hash.slice(1)), stack = Number(link.get("stack") ?? 0);
+  showStack(stacks[stack] ? stack : 0);
+  const cell = chosenStack().of.find((head) => `${head.layer}` === link.get("layer") && `${head.head}` === link.get("head"));
   if (cell) choose(cell.n, false);
 }
 

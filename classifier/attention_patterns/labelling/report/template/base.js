@@ -1,17 +1,13 @@
 "use strict";
-// The numbers of the page, what is chosen on it, and small helpers. Fractions come as whole thousandths.
+// The numbers of the page, the reader's choices, and small helpers. Fractions are whole thousandths, null where absent.
 
 const report = JSON.parse(document.getElementById("data").textContent);
-const { patterns, stacks } = report;
+const { patterns, measures, stacks } = report;
 const $ = (id) => document.getElementById(id);
 const chosen = { stack: 0, cell: 0, example: 0, view: "patterns", gridExample: 0, sort: "layer", down: false };
-const only = new Set(); // patterns pressed in the legend; none: all are shown
+const onlyPatterns = new Set(); // pressed in the legend; all are shown when none is
 
-const FEW = new Intl.NumberFormat("en");
-const MEASURES = [
-  ["visible_mass", "visible"], ["stripe_mass", "stripes"], ["line_mass", "lines"], ["stripe_or_line_mass", "stripes or lines"],
-  ["segment_mass", "own segment"], ["row_entropy", "row entropy"],
-];
+const NUMBER = new Intl.NumberFormat("en");
 
 function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
@@ -31,8 +27,8 @@ function draw(tag, attributes = {}, text = null) {
 }
 
 const percent = (thousandths, digits = 1) => (thousandths === null ? "–" : (thousandths / 10).toFixed(digits) + "\u00a0%");
-const fraction = (thousandths) => (thousandths === null ? "–" : (thousandths / 1000).toFixed(3));
-const isolated = (text) => `\u2068${text}\u2069`; // so that right-to-left names leave the sentence in order
+const decimal = (thousandths) => (thousandths === null ? "–" : (thousandths / 1000).toFixed(3));
+const isolate = (text) => `\u2068${text}\u2069`; // so that right-to-left names leave the sentence in order
 
 for (const stack of stacks) {
   stack.columns = stack.heads.length;
@@ -49,11 +45,11 @@ for (const stack of stacks) {
   });
 }
 
-const stackNow = () => stacks[chosen.stack];
+const chosenStack = () => stacks[chosen.stack];
 const mark = (pattern, tag = "i") => make(tag, { className: "mark", style: `background:${patterns[pattern].colour}` }, patterns[pattern].letter);
 
-function inWords(cell) {
-  const stack = stackNow(), many = stack.inputs > 1;
+function describe(cell) {
+  const stack = chosenStack(), many = stack.inputs > 1;
   if (!cell.total) return `Layer ${cell.layer}, head ${cell.head}: not labelled`;
   const share = many ? ` in ${percent(1000 * cell.share, 0)} of inputs, ${cell.stable ? "stable" : "mixed"}` : "";
   return `Layer ${cell.layer}, head ${cell.head}: ${patterns[cell.first].name}${share}`;

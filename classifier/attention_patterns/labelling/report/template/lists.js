@@ -1,9 +1,9 @@
 // The heat maps of attention to groups of tokens, and the list of all heads.
 
 function drawHeats() {
-  const stack = stackNow(), measure = $("measure").value, known = (values) => values.filter((value) => value !== null);
+  const stack = chosenStack(), measure = $("measure").value, known = (values) => values.filter((value) => value !== null);
   $("attention").hidden = !stack.groups.length;
-  for (const name of document.querySelectorAll(".stack-name")) name.textContent = `${FEW.format(stack.inputs)} ${stack.inputs === 1 ? "input" : "inputs"} of ${isolated(stack.title)}`;
+  for (const name of document.querySelectorAll(".stack-name")) name.textContent = `${NUMBER.format(stack.inputs)} ${stack.inputs === 1 ? "input" : "inputs"} of ${isolate(stack.title)}`;
   $("heats").replaceChildren(...stack.groups.map((group) => heat(stack, group, measure, Math.max(1, ...known(group[measure])))));
 }
 
@@ -32,17 +32,17 @@ function heat(stack, group, measure, most) {
     picture.append(draw("rect", { class: "mean", x, y: y + 1.5, width: long, height: unit - 3.6 }));
     if (rows <= 24) picture.append(draw("text", { class: "figure", x: x + long + 2, y: y + unit / 2, "dominant-baseline": "central", "font-size": 0.85 * letter }, (means[row] / 1000).toFixed(2)));
   });
-  const tell = (event) => {
+  const describeCell = (event) => {
     const n = event.target.dataset?.cell;
-    if (n !== undefined) $("heat-said").textContent = `Layer ${stack.of[n].layer}, head ${stack.of[n].head}: ${fraction(group[measure][n])} to ${isolated(group.name)}; a head that attends evenly: ${fraction(group.baseline[n])} to the group`;
+    if (n !== undefined) $("heat-reading").textContent = `Layer ${stack.of[n].layer}, head ${stack.of[n].head}: ${decimal(group[measure][n])} to ${isolate(group.name)}; a head that attends evenly: ${decimal(group.baseline[n])} to the group`;
   };
-  picture.addEventListener("pointermove", tell);
+  picture.addEventListener("pointermove", describeCell);
   picture.addEventListener("click", (event) => event.target.dataset?.cell !== undefined && choose(Number(event.target.dataset.cell), true));
-  return make("figure", {}, make("figcaption", {}, make("bdi", {}, group.name), make("small", {}, `white to dark: 0 to ${fraction(most)}`.replace("white to dark", dark.matches ? "dark to bright" : "white to dark"))), picture);
+  return make("figure", {}, make("figcaption", {}, make("bdi", {}, group.name), make("small", {}, `white to dark: 0 to ${decimal(most)}`.replace("white to dark", dark.matches ? "dark to bright" : "white to dark"))), picture);
 }
 
 function columnsOf(stack) {
-  const per = (name, values) => ({ name, of: (cell) => values[cell.n], text: (cell) => fraction(values[cell.n]) });
+  const columnOf = (name, values) => ({ name, of: (cell) => values[cell.n], text: (cell) => decimal(values[cell.n]) });
   const columns = [
     { name: "layer", of: (cell) => cell.layer },
     { name: "head", of: (cell) => cell.head },
@@ -54,12 +54,12 @@ function columnsOf(stack) {
     { name: "entropy", of: (cell) => stack.entropy[cell.n], text: (cell) => (stack.entropy[cell.n] / 1000).toFixed(2) },
     { name: "uncertain", of: (cell) => stack.uncertain[cell.n], text: (cell) => percent(stack.uncertain[cell.n]) },
   ];
-  for (const [key, name] of MEASURES) if (stack.measures[key]?.some((value) => value !== null)) columns.push(per(name, stack.measures[key]));
-  return [...columns, ...stack.groups.map((group) => per(`to ${isolated(group.name)}`, group.share))];
+  for (const { name, label } of measures) if (stack.measures[name]?.some((value) => value !== null)) columns.push(columnOf(label, stack.measures[name]));
+  return [...columns, ...stack.groups.map((group) => columnOf(`to ${isolate(group.name)}`, group.share))];
 }
 
 function drawList() {
-  const stack = stackNow(), columns = columnsOf(stack);
+  const stack = chosenStack(), columns = columnsOf(stack);
   const heads = columns.map((column, n) => {
     const button = make("button", { type: "button" }, column.name);
     button.addEventListener("click", () => sortBy(n));
@@ -81,7 +81,7 @@ function drawList() {
 }
 
 function sortBy(n) {
-  const stack = stackNow(), column = columnsOf(stack)[n], texts = n > 2 && !column.word;
+  const stack = chosenStack(), column = columnsOf(stack)[n], texts = n > 2 && !column.word;
   chosen.down = chosen.sort === n ? !chosen.down : texts; // of figures the largest first
   chosen.sort = n;
   const order = (a, b) => (a === b ? 0 : a === null ? 1 : b === null ? -1 : (a < b ? -1 : 1) * (chosen.down ? -1 : 1));

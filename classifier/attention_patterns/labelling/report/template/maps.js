@@ -44,7 +44,7 @@ function paint(canvas, shades, cells) {
 
 /** Attention from its shade, which is m / (m + v) with v = 2.5 / L. */
 const attentionOf = (shade, length) => Math.min(1, ((2.5 / length) * shade) / (255 - Math.min(shade, 254)));
-const said = (attention) => (attention === 0 ? "0" : attention < 0.0095 ? "< 0.01" : attention.toFixed(2));
+const formatAttention = (attention) => (attention === 0 ? "0" : attention < 0.0095 ? "< 0.01" : attention.toFixed(2));
 
 function positionsOf(example, cell) {
   const first = Math.floor((cell * example.length) / example.cells);
@@ -70,7 +70,7 @@ function labelsOf(example, stack) {
 }
 
 /** A large map with labels; point at it or move over it with the arrow keys to read it. */
-async function largeMap(example, stack, n, tell) {
+async function largeMap(example, stack, n, onPoint) {
   const shades = await shadesOfHead(example, stack, n), cells = example.cells;
   const labels = labelsOf(example, stack), longest = Math.max(2, ...labels.map(([, text]) => [...text].length));
   const margin = Math.min(92, 10 + 5.4 * Math.min(longest, 15)), side = 400 - margin, unit = side / cells;
@@ -103,7 +103,7 @@ async function largeMap(example, stack, n, tell) {
     texts.column.get(at[1])?.classList.add("on");
     const place = { x: margin + at[1] * unit, y: margin + at[0] * unit, width: unit, height: unit, visibility: "visible" };
     for (const [name, value] of Object.entries(place)) cross.setAttribute(name, value);
-    tell(at[0], at[1], attentionOf(shades[at[0] * cells + at[1]], example.length));
+    onPoint(at[0], at[1], attentionOf(shades[at[0] * cells + at[1]], example.length));
   };
   picture.addEventListener("pointermove", (event) => {
     const box = picture.getBoundingClientRect(), scale = 401 / box.width;
