@@ -55,8 +55,9 @@ for arguments in (["run", str(SAMPLE), "-o", sys.argv[1], "-q"], ["report", sys.
         assert not end.code, end.code
     sys.argv[1:] = [folder]
 page = (Path(folder) / "report.html").read_text()
+column_means = sample.attention[..., 0].astype(float).mean(axis=-1)
 print(json.dumps({
-    "values": np.allclose(here.evidence.first_token_mass, sample.attention[..., 0].astype(float).mean(axis=-1), atol=1e-3).__bool__(),
+    "values": bool(np.allclose(here.evidence.first_token_mass, column_means, atol=1e-3)),
     "wire": np.array_equal(here.evidence.first_token_mass, there.evidence.first_token_mass),
     "Open Inference": "first_token_mass" in outputs,
     "table of labels": "first_token_mass" in LABELS.names,

@@ -58,7 +58,7 @@ def right_answers(classifier):
 
 @dataclass
 class Ledger:
-    """What became of each request; shared by the callers. Each request should have one end.
+    """The outcome of each request; shared by the callers. Each request should have one end.
 
     Attributes:
         ends: Ends of each request: "answered", "WRONG ...", or the kind of the error.

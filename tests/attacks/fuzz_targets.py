@@ -61,7 +61,7 @@ REASONS = sorted({meaning.reason for meaning in MEANINGS.values()})
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an input.
+    """The outcome of an input.
 
     Attributes:
         reason: Reason of its refusal; "" where it was answered.
