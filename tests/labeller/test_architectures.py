@@ -1,3 +1,5 @@
+"""Models of every architecture: their attention, taken layer by layer, against that of a plain call."""
+
 import os
 import subprocess
 import sys

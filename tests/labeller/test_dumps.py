@@ -1,3 +1,5 @@
+"""Dumps of attention in every format, whole and damaged."""
+
 import json
 import os
 import pickle

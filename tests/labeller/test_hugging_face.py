@@ -1,3 +1,5 @@
+"""Models over texts: batches, threads, failures and memory."""
+
 import os
 import pickle
 import re
@@ -181,7 +183,7 @@ def test_the_texts_of_a_batch_that_fails_are_run_one_by_one(run):
 
 
 def side_by_side(run, model, lots):
-    """What comes of each lot of texts by threads that run the model at once, several times."""
+    """Runs lots of texts by threads that share the model at once, several times; returns the results of each lot."""
     with ThreadPoolExecutor(3) as pool:
         return list(pool.map(lambda texts: run(model, texts), lots))
 

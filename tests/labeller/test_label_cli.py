@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from attention_patterns.labelling.command.cli import app
 from tests.helpers.labelled_runs import (
     COMMAND,
     ENVIRONMENT,
     MINILM,
     assert_same_run,
     attention_label,
+    invoke,
     rows_of,
     write_dumps,
 )
@@ -32,7 +31,7 @@ def dumps(tmp_path_factory):
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, ["run", *map(str, arguments)])
+    return invoke("run", *arguments)
 
 
 def test_dumps_are_labelled_and_summed_up(tmp_path, dumps):
@@ -63,8 +62,8 @@ def test_texts_are_run_through_a_model(tmp_path):
         "id\tquestion\tsentence\nq1\tWhen does the ferry leave?\tIt leaves at seven.\nq2\tWho is late?\tNobody is.\n"
     )
     arguments = ("--model", MINILM, "--columns", "question,sentence", "--id-column", "id", "-o", tmp_path / "labels")
-    done = attention_label("run", f"QNLI={tmp_path / 'pairs.tsv'}", *arguments, "--compare-paper", "qnli")
-    assert done.returncode == 0, done.stderr
+    done = run(f"QNLI={tmp_path / 'pairs.tsv'}", *arguments, "--compare-paper", "qnli")
+    assert done.exit_code == 0, done.stderr
     rows = rows_of(tmp_path / "labels").to_pandas()
     assert rows["input_id"].tolist() == ["q1"] * 72 + ["q2"] * 72
     assert set(rows["task"]) == {"QNLI"}
@@ -75,15 +74,15 @@ def test_texts_are_run_through_a_model(tmp_path):
     assert first["tokens"][:4] == ["[CLS]", "when", "does", "the"]
     assert sorted(set(second["segments"])) == [0, 1]
     assert "Patterns on QNLI, per cent of the maps" in done.stdout
-    assert "theirs 12 layers and 12 heads a layer" in " ".join(done.stdout.split())
+    assert "theirs 12 layers and 12 heads per layer" in " ".join(done.stdout.split())
 
 
-def test_quiet_says_nothing(tmp_path, dumps):
+def test_quiet_prints_nothing(tmp_path, dumps):
     done = attention_label("run", dumps, "-o", tmp_path / "labels", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_json_logs_are_a_json_object_a_line(tmp_path, dumps):
+def test_json_logs_are_one_object_per_line(tmp_path, dumps):
     done = attention_label("run", dumps, tmp_path / "nowhere*", "-o", tmp_path / "labels", "--log-format", "json")
     assert done.returncode == 2
     (error,) = map(json.loads, done.stderr.splitlines())
@@ -91,15 +90,16 @@ def test_json_logs_are_a_json_object_a_line(tmp_path, dumps):
     assert "nowhere* is a pattern that matches nothing" in error["reason"]
     done = attention_label("run", dumps, "-o", tmp_path / "labels", "--log-format", "json")
     events = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [event["event"] for event in events] == ["begin", "end"]
-    assert (events[1]["inputs"], events[1]["maps"], events[1]["failed"]) == (3, 216, 0)
+    names = [event["event"] for event in events]
+    assert [name for name in names if name != "progress"] == ["begin", "end"]  # a busy machine makes progress, too
+    assert (events[-1]["inputs"], events[-1]["maps"], events[-1]["failed"]) == (3, 216, 0)
     assert done.stdout == ""
 
 
 def test_a_bad_input_is_recorded_and_shows_in_the_exit_code(tmp_path, dumps):
     np.save(tmp_path / "bad.npy", np.full((3, 11, 11), 0.5, np.float32))
-    done = attention_label("run", dumps, tmp_path / "bad.npy", "-o", tmp_path / "labels", "--quiet")
-    assert done.returncode == 1
+    done = run(dumps, tmp_path / "bad.npy", "-o", tmp_path / "labels", "--quiet")
+    assert done.exit_code == 1
     assert done.stderr == f"1 input failed, see {tmp_path}/labels/errors.jsonl\n"
     assert rows_of(tmp_path / "labels").num_rows == 216
     record = json.loads((tmp_path / "labels" / "errors.jsonl").read_text())
@@ -112,16 +112,16 @@ def test_a_mended_input_is_tried_again_when_asked(tmp_path, dumps):
     texts, output = tmp_path / "texts.txt", tmp_path / "labels"
     texts.write_text("Bees on the roof.\n" + "word " * 600 + "\n")
     arguments = (texts, "--model", MINILM, "-o", output, "-q")
-    assert attention_label("run", *arguments).returncode == 1
+    assert run(*arguments).exit_code == 1
     (error,) = map(json.loads, (output / "errors.jsonl").read_text().splitlines())
     assert error["input_id"] == "texts.txt:2"
     assert "602 tokens" in error["message"]
     assert "--truncate" in error["message"]
-    assert attention_label("run", *arguments).returncode == 1
-    other = attention_label("run", *arguments, "--truncate")
-    assert other.returncode == 2
+    assert run(*arguments).exit_code == 1
+    other = run(*arguments, "--truncate")
+    assert other.exit_code == 2
     assert "settings truncate was false, now true" in other.stderr
-    assert attention_label("run", *arguments, "--truncate", "--overwrite").returncode == 0
+    assert run(*arguments, "--truncate", "--overwrite").exit_code == 0
     assert not (output / "errors.jsonl").exists()
     assert rows_of(output).num_rows == 144
 
@@ -131,9 +131,9 @@ def test_retry_failed_does_again_only_what_failed(tmp_path, dumps):
     bad.write_bytes(b"no archive")
     stat = bad.stat()
     arguments = (dumps, bad, "-o", tmp_path / "labels", "-q")
-    assert attention_label("run", *arguments).returncode == 1
+    assert run(*arguments).exit_code == 1
     kept = (tmp_path / "labels" / "labels" / "part-00000.parquet").stat().st_mtime_ns
-    assert attention_label("run", *arguments, "--retry-failed").returncode == 1
+    assert run(*arguments, "--retry-failed").exit_code == 1
     assert (tmp_path / "labels" / "labels" / "part-00000.parquet").stat().st_mtime_ns == kept
     assert stat.st_size == 10
 
@@ -160,12 +160,12 @@ def test_some_inputs_only(tmp_path, dumps, arguments, labelled):
     assert rows_of(tmp_path / "labels", "inputs")["input_id"].to_pylist() == labelled
 
 
-def test_a_dry_run_tells_and_writes_nothing(tmp_path, dumps):
-    done = attention_label("run", dumps, "-o", tmp_path / "labels", "--dry-run")
-    assert done.returncode == 0, done.stderr
+def test_a_dry_run_prints_an_estimate_and_writes_nothing(tmp_path, dumps):
+    done = run(dumps, "-o", tmp_path / "labels", "--dry-run")
+    assert done.exit_code == 0, done.stderr
     assert "3 inputs of 72 heads, about 216 maps" in done.stdout
     assert "285.2 KiB to read" in done.stdout
-    assert re.search(r"about \d+\.\d s here", done.stdout)
+    assert re.search(r"about \d+\.\d s on this machine", done.stdout)
     assert not (tmp_path / "labels").exists()
 
 
@@ -174,26 +174,26 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path, dumps):
     [
         (["nowhere"], "nowhere does not exist"),
         (["dumps", "--bundle", "nowhere"], "model bundle nowhere cannot be read"),
-        (["dumps", "--bundle", "b", "--endpoint", "localhost:1"], "--bundle has no say"),
-        (["dumps", "-o", "no/folder/labels"], "output folder no/folder/labels cannot be made"),
-        (["dumps", "-o", "there"], "output there is there and is no folder of a run"),
+        (["dumps", "--bundle", "b", "--endpoint", "localhost:1"], "--bundle and --endpoint exclude each other"),
+        (["dumps", "-o", "no/folder/labels"], "output folder 'no/folder/labels' cannot be made"),
+        (["dumps", "-o", "there"], "output 'there' exists and is not a run folder"),
         (["dumps", "-o", "t.txt"], "t.txt"),
         (["t.txt"], "t.txt is a file .txt, expected one of"),
         (["t.txt", "--model", MINILM, "--columns", "a,b,c"], "columns"),
-        (["dumps", "--columns", "a"], "--columns is for texts that a model reads, and there is no --model"),
-        (["dumps", "--truncate"], "--truncate is for texts"),
-        (["dumps", "--limit", "1", "--sample", "1"], "--limit and --sample both say which inputs"),
+        (["dumps", "--columns", "a"], "--columns only applies with --model"),
+        (["dumps", "--truncate"], "--truncate only applies with --model"),
+        (["dumps", "--limit", "1", "--sample", "1"], "--limit and --sample exclude each other"),
         (["dumps", "--layers", "3-1"], "--layers has the range 3-1"),
-        (["dumps", "--layers", "one"], "--layers is 'one', expected indices"),
-        (["dumps", "--max-memory", "lots"], "'lots' is no amount of memory"),
+        (["dumps", "--layers", "one"], "--layers is 'one'; expected indices"),
+        (["dumps", "--max-memory", "lots"], "'lots' is not a memory size; expected"),
         (["dumps", "--max-memory", "1M"], "--max-memory is 1.0 MiB"),
-        (["dumps", "--ray-address", "a:1"], "--ray-address is for --engine ray"),
-        (["t.txt", "--model", "m", "--engine", "ray", "--device", "cuda"], "--device is cuda, and the workers"),
+        (["dumps", "--ray-address", "a:1"], "--ray-address only applies with --engine ray"),
+        (["t.txt", "--model", "m", "--engine", "ray", "--device", "cuda"], "--device is cuda; expected cpu"),
         (["dumps", "--compare-paper", "CoLA"], "task 'CoLA' is not in the paper"),
         (["dumps", "--endpoint", "127.0.0.1:1"], "127.0.0.1:1"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_exits_with_2(tmp_path, dumps, monkeypatch, arguments, message):
+def test_a_run_that_cannot_start_exits_with_2_and_a_message(tmp_path, dumps, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dumps").symlink_to(dumps)
     (tmp_path / "there").mkdir()
@@ -211,8 +211,8 @@ def test_a_model_that_cannot_be_read_fails_its_texts_and_no_others(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
     models = ("--model", tmp_path / "broken", "--model", MINILM)
-    done = attention_label("run", tmp_path / "texts.txt", *models, "-o", tmp_path / "labels", "-q")
-    assert done.returncode == 1, done.stderr
+    done = run(tmp_path / "texts.txt", *models, "-o", tmp_path / "labels", "-q")
+    assert done.exit_code == 1, done.stderr
     error = json.loads((tmp_path / "labels" / "errors.jsonl").read_text())
     assert (error["input_id"], error["model"]) == ("texts.txt:1", str(tmp_path / "broken"))
     assert rows_of(tmp_path / "labels").num_rows == 72
@@ -229,10 +229,10 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path, dumps):
         second = run(tmp_path / "more", "-o", tmp_path / "labels")
         assert first.wait(120) == 0
     assert second.exit_code == 2
-    assert f"another run is writing to {tmp_path}/labels" in second.stderr
+    assert f"another run is writing to output '{tmp_path}/labels'" in second.stderr
 
 
-def test_an_interrupted_run_stops_at_once_and_says_how_to_go_on(tmp_path):
+def test_an_interrupted_run_stops_at_once_and_can_be_continued(tmp_path):
     dumps = write_dumps(tmp_path / "dumps", 200)
     command = [*COMMAND, "run", tmp_path / "dumps", "-o", tmp_path / "labels", "-q"]
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as begun:
@@ -240,9 +240,9 @@ def test_an_interrupted_run_stops_at_once_and_says_how_to_go_on(tmp_path):
             assert begun.poll() is None
             time.sleep(0.01)
         begun.send_signal(signal.SIGINT)
-        _, said = begun.communicate(timeout=60)
+        _, message = begun.communicate(timeout=60)
     assert begun.returncode == 130
-    assert said == "interrupted; the same command continues the run\n"
+    assert message == "interrupted; the same command continues the run\n"
     assert attention_label("run", tmp_path / "dumps", "-o", tmp_path / "labels", "-q").returncode == 0
     assert rows_of(tmp_path / "labels", "inputs").num_rows == len(dumps)
 
@@ -269,13 +269,13 @@ def test_a_run_is_summed_up_again(tmp_path, dumps):
     assert run(dumps, "-o", tmp_path / "labels", "-q").exit_code == 0
     before = (tmp_path / "labels" / "summary.json").read_bytes()
     (tmp_path / "labels" / "summary.json").unlink()
-    done = CliRunner().invoke(app, ["summary", str(tmp_path / "labels"), "--compare-paper", "MRPC"])
+    done = invoke("summary", tmp_path / "labels", "--compare-paper", "MRPC")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "labels" / "summary.json").read_bytes() == before
     assert "Patterns on MRPC" in done.stdout
-    nothing = CliRunner().invoke(app, ["summary", str(dumps)])
+    nothing = invoke("summary", dumps)
     assert nothing.exit_code == 2
-    assert f"{dumps} is no folder of a run" in nothing.stderr
+    assert f"'{dumps}' is not a run folder" in nothing.stderr
 
 
 def test_the_shell_completes_options(tmp_path):

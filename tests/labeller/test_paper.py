@@ -1,3 +1,5 @@
+"""The comparison of a run with the figures of Kovaleva et al. 2019."""
+
 import numpy as np
 import pytest
 from rich.console import Console
@@ -89,26 +91,26 @@ def test_layers_without_the_token_and_of_a_selection_are_left_empty(missing):
     assert cells(text, "11 ") == ["11", "<=", "0.02", "0.37"]
 
 
-def test_the_differences_in_method_that_hold_are_said():
+def test_the_differences_in_method_that_hold_are_listed():
     text = " ".join(printed("sst2", shares=EVEN, inputs=1, model="small [net]", to_sep=[0.1] * 6).split())
-    for said in (
+    for sentence in (
         "about 400 maps",
         "never published",
         "fine-tuned on SST-2",
         "small [net], 1 input.",
         "wrong by 0.5 points",
         "never answers Block on one segment",
-        "6 layers, theirs 12 layers and 12 heads a layer",
+        "6 layers, theirs 12 layers and 12 heads per layer",
         "this run is on SST-2",
         "A single sentence has one [SEP]",
     ):
-        assert said in text
+        assert sentence in text
 
 
-def test_the_differences_in_method_that_do_not_hold_are_not_said():
+def test_the_differences_in_method_that_do_not_hold_are_left_out():
     text = printed("qqp", shares=EVEN, inputs=1, to_sep=TO_SEP, model_layers=12, model_heads=12)
-    for unsaid in ("one segment", "one to one", "this run is on", "single sentence"):
-        assert unsaid not in text
+    for sentence in ("one segment", "one to one", "this run is on", "single sentence"):
+        assert sentence not in text
 
 
 def test_it_fits_a_terminal_of_80_columns():

@@ -1,3 +1,5 @@
+"""The report page of a run, in a real browser, and the figures beside it."""
+
 import re
 import shutil
 import sys
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from attention_patterns.errors import OutputError, SourceError
+from attention_patterns.errors import MissingExtraError, OutputError, SourceError
 from attention_patterns.labelling.output.folder import RunFolder
 from attention_patterns.labelling.output.part import Part, PartMaker
 from attention_patterns.labelling.output.table import LABELS
@@ -139,17 +141,18 @@ def test_a_click_shows_the_head(folder, opened):
     expect(panel.locator("h3")).to_have_text("Layer 2, head 5")
     expect(cell(page, 2, 5)).to_have_attribute("aria-selected", "true")
     best = stack.counts[2, 5].argmax()
-    said = panel.locator(".verdict").inner_text().replace("\u00a0", " ")
+    verdict = panel.locator(".verdict").inner_text().replace("\u00a0", " ")
     low, high = 100 * stack.of_heads.low[2, 5, best], 100 * stack.of_heads.high[2, 5, best]
     share = 100 * stack.of_heads.share[2, 5, best]
-    assert said.startswith(f"{PATTERNS[best]} in {share:.1f} % of 13 inputs (95 % interval {low:.1f}{TO}{high:.1f} %)")
-    assert f"entropy {stack.entropy[2, 5]:.2f} bits" in said
+    interval = f"95 % interval {low:.1f}{TO}{high:.1f} %"
+    assert verdict.startswith(f"{PATTERNS[best]} in {share:.1f} % of 13 inputs ({interval})")
+    assert f"entropy {stack.entropy[2, 5]:.2f} bits" in verdict
     expect(panel).to_contain_text(f"row entropy{stack.measures['row_entropy'][2, 5]:.3f}")
     expect(panel.locator(".thumbs button")).to_have_count(8)
     assert page.url.endswith("#stack=0&layer=2&head=5")
 
 
-def test_the_map_says_which_tokens_attend_how_much(folder, sample, opened):
+def test_pointing_at_the_map_reads_its_attention(folder, sample, opened):
     page = opened(folder, fragment="#stack=0&layer=3&head=4")
     page.locator(".thumbs button").nth(2).click()
     length = int(page.locator(".case b").first.inner_text().removesuffix(".npz"))
@@ -246,7 +249,7 @@ def test_names_and_tokens_from_outside_are_inert(folder, opened):
     expect(page.locator("#made")).to_contain_text("</script><b>a run</b>")
 
 
-def test_what_failed_is_told(folder, opened):
+def test_failures_are_shown(folder, opened):
     page = opened(folder)
     expect(page.locator(".facts")).to_contain_text("16 inputs labelled")
     expect(page.locator("#trouble tbody tr").first).to_contain_text("RowSumError")
@@ -346,7 +349,7 @@ def many_times(folder, made, times):
     )
     folder.mkdir()
     many = RunFolder(folder)
-    many.begin(made.job())
+    many.begin(made.read_request())
     for n in range(times):
         ids = pa.array([f"{one}#{n}" if n else one for one in labels["input_id"].to_pylist()])
         sink = pa.BufferOutputStream()
@@ -405,14 +408,14 @@ def test_a_model_of_very_many_heads_still_shows_a_map(folder, monkeypatch):
 
 def test_maps_shrink_to_the_darkest():
     shades = np.random.default_rng(8).integers(0, 255, (2, 9, 9)).astype(np.uint8)
-    small = contents.shrunk(shades, 4)  # rows and columns 0-1, 2-3, 4-5, 6-8
+    small = contents.shrink(shades, 4)  # rows and columns 0-1, 2-3, 4-5, 6-8
     assert small.shape == (2, 4, 4)
     assert small[1, 3, 0] == shades[1, 6:9, 0:2].max()
-    assert contents.shrunk(shades, 9) is shades
+    assert contents.shrink(shades, 9) is shades
 
 
 def test_without_its_extra_or_a_run_there_is_an_error(folder, tmp_path, monkeypatch):
-    with pytest.raises(SourceError, match=r"no folder of a run"):
+    with pytest.raises(SourceError, match=r"is not a run folder"):
         write_report(RunFolder(tmp_path))
     for missing in ("jinja2", "matplotlib", "PIL"):
         for loaded in [
@@ -420,7 +423,7 @@ def test_without_its_extra_or_a_run_there_is_an_error(folder, tmp_path, monkeypa
         ]:
             monkeypatch.delitem(sys.modules, loaded)
         monkeypatch.setitem(sys.modules, missing, None)
-        with pytest.raises(SourceError, match=r"needs the extra 'report' .*pip install 'attention-patterns\[report\]'"):
+        with pytest.raises(MissingExtraError, match=rf"^attention-label report needs the extra 'report' \({missing} "):
             write_report(folder)
         monkeypatch.undo()
 
@@ -429,5 +432,5 @@ def test_a_folder_that_cannot_be_written_to(classifier, sample, tmp_path):
     save(tmp_path / "a", "one.npz", sample.attention, sample.tokens, sample.segments)
     made = run(classifier, tmp_path / "out", tmp_path / "a")
     (tmp_path / "out" / "figures").write_text("a file is in the way")
-    with pytest.raises(OutputError, match="could not be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         write_report(made)

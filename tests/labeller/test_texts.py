@@ -1,3 +1,5 @@
+"""Texts, pairs and data sets that models are run over."""
+
 import json
 import os
 import subprocess

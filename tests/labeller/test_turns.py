@@ -1,3 +1,5 @@
+"""The turns of threads at one model."""
+
 import threading
 import time
 

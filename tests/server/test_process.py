@@ -227,7 +227,7 @@ def test_health_is_asked_by_a_command(server, tmp_path):
 
 
 def test_a_probe_leaves_the_classifier_out():
-    """What takes a second to import would be imported every few seconds beside a busy server."""
+    """A slow import would be repeated every few seconds beside a busy server."""
     script = (
         "import sys; from attention_patterns_service.command import main; sys.argv[1:] = ['health', '--help']; main()"
     )

@@ -88,7 +88,7 @@ def install_command(name: str) -> str:
 
 @dataclass(frozen=True)
 class _InstallRecord:
-    """How this copy was installed.
+    """The record of how this copy was installed.
 
     Attributes:
         installer: Name of the program, such as "pip".
