@@ -94,13 +94,15 @@ def six_lines(tables: Mapping[str, ResultTable]) -> str:
     row = {"dump": ".npy, 28 per file"}
     lines = (
         f"Library: {figure('serving', 'in-process', **call)} maps/s of 128 tokens, float32, 144 heads per call.",
-        f"Service: {figure('serving', 'client / in-process', **call)} of that through the client, which sends images; "
-        f"{figure('serving', 'maps sent / in-process', **call)} where maps are sent.",
+        f"Service: {figure('serving', 'client / in-process', **call)} of that through the client, which sends "
+        "images made from the maps; "
+        f"{figure('serving', 'maps sent / in-process', **call)} where whole maps are sent.",
         f"One map per call: {figure('single', 'calls/s', **single)} calls/s from one caller, "
         f"{figure('single', 'median ms', **single)} ms each; {figure('soak', 'value', figure='memory when idle, MiB')} "
         "MiB when idle.",
-        "Ten times the load that the server can carry: still "
-        f"{figure('overload', 'value', figure='goodput / peak')} of its peak rate, all other calls refused at once.",
+        "At ten times the load that it can carry the server still reaches "
+        f"{figure('overload', 'value', figure='goodput / peak')} of its peak rate; all other calls are refused "
+        "immediately.",
         f"Labelling dumps: {figure('offline_dumps', 'end to end', **row)} inputs/s of 12 x 12 heads and 128 tokens; "
         f"{figure('offline_flat', 'peak', inputs='10,000')} for 10,000 inputs.",
         f"Labelling MiniLM: {figure('offline_models', 'labelled / forward', tokens='128')} times its forward pass over "

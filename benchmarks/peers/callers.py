@@ -17,7 +17,7 @@ class CallError(ConnectionError):
 
 
 class Caller(Protocol):
-    """A connection over which one ready request is sent again and again."""
+    """A connection over which one prepared request is sent again and again."""
 
     def __call__(self) -> bytes:
         """Sends the request, and returns the answer."""

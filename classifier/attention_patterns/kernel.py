@@ -77,7 +77,7 @@ def _bits_as_float(typing: Any, bits: Any) -> Any:
 
 @_intrinsic
 def _float_as_bits(typing: Any, value: Any) -> Any:
-    """Returns the bits of a float32, uint32."""
+    """Returns the bits of a float32 as a uint32."""
     return _reinterpret(types.float32, types.uint32, lambda build, word: build.bitcast(word, ir.IntType(32)))
 
 

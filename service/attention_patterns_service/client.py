@@ -112,7 +112,7 @@ class Client(Classifier):
         self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="send")
 
     def model(self) -> ModelInfo:
-        """Asks the server for its model and the limits of requests.
+        """Returns the server's model and its limits on requests.
 
         Raises:
             VersionError: The server is of an older version than this client.

@@ -26,10 +26,14 @@ _DataSet = Annotated[
 ]
 _Annotator = Annotated[
     Annotator,
-    typer.Option(help="Annotator who labels; third sees only the maps on which a and b differ.", show_default=False),
+    typer.Option(
+        help="Annotator who gives the answers: a or b, who are blind to each other, or third, who settles the maps on "
+        "which they differ.",
+        show_default=False,
+    ),
 ]
-_Threads = Annotated[int, typer.Option(help="Threads of torch.", min=1)]
-_Keep = Annotated[bool, typer.Option("--keep", help="Keep the figures for the model card.")]
+_Threads = Annotated[int, typer.Option(help="Number of torch threads.", min=1)]
+_Keep = Annotated[bool, typer.Option("--keep", help="Save the results for the model card.")]
 
 
 @app.command()
@@ -57,12 +61,12 @@ def collect_maps(
     folder: _DataSet = None,
     more: Annotated[
         bool,
-        typer.Option("--more", help="Draw the second round: training maps of which the bundled model is not sure."),
+        typer.Option("--more", help="Draw further training maps instead, about which the shipped net is uncertain."),
     ] = False,
 ) -> None:
-    """Draws maps to be labelled and deals them to the splits.
+    """Draws maps for labelling and assigns them to the splits.
 
-    Sources whose maps the data set holds already are left out.
+    Source models whose maps are in the data set already are skipped.
     """
     from attention_patterns_training.labels import collect_maps
     from attention_patterns_training.labels.dataset import DATA
@@ -125,12 +129,12 @@ def collect(
     annotator: _Annotator,
     folder: _DataSet = None,
     alone: Annotated[
-        bool, typer.Option("--alone", help="Take the answer as the label; there is no second annotator.")
+        bool, typer.Option("--alone", help="Take the answers as labels, without a second annotator.")
     ] = False,
 ) -> None:
-    """Writes answers into labels.csv.
+    """Writes an annotator's answers into labels.csv.
 
-    A map gets its label when a and b agree, or from the third look.
+    A map is labelled once a and b agree on it; otherwise the third annotator decides.
     """
     from attention_patterns_training.labels import hand_labels
     from attention_patterns_training.labels.dataset import DATA
@@ -140,9 +144,9 @@ def collect(
 
 @app.command()
 def agreement(*, folder: _DataSet = None) -> None:
-    """Prints the agreement of the two annotators.
+    """Prints the agreement of annotators a and b.
 
-    It is Cohen's kappa and the F1 of one against the other: over all maps, for each class and for each source.
+    Prints Cohen's kappa and the F1 of one against the other, over all maps, per class and per source model.
     """
     from attention_patterns_training.labels.dataset import DATA
     from attention_patterns_training.labels.hand_labels import print_agreement
@@ -152,10 +156,10 @@ def agreement(*, folder: _DataSet = None) -> None:
 
 @app.command()
 def calibration(
-    house: Annotated[
+    folder: Annotated[
         Path,
         typer.Argument(
-            metavar="HOUSE",
+            metavar="FOLDER",
             help="Folder of maps labelled elsewhere, with labels.csv: id, label, second.",
             show_default=False,
         ),
@@ -164,18 +168,18 @@ def calibration(
     answers: Annotated[
         Path | None,
         typer.Option(
-            help="Answers of the annotators to these maps: annotator, round, id, pattern, second.",
+            help="Annotators' answers for these maps, a CSV file: annotator, round, id, pattern, second.",
             show_default="those of the shipped data set",
         ),
     ] = None,
 ) -> None:
-    """Compares annotators with labels they had not seen.
+    """Prints the agreement of annotators with labels from elsewhere.
 
-    Each labelled maps from elsewhere before any of the data set.
+    Each annotator labelled these maps, blind to their labels, before beginning with the data set.
     """
     from attention_patterns_training.labels.hand_labels import CALIBRATION, print_calibration
 
-    print_calibration(house, answers=answers or CALIBRATION)
+    print_calibration(folder, answers=answers or CALIBRATION)
 
 
 @app.command()
@@ -190,16 +194,18 @@ def data_card() -> None:
 def train(
     *,
     output: Annotated[
-        Path | None, typer.Option(help="Folder to write the bundle to.", show_default="that of the bundled model")
+        Path | None, typer.Option(help="Folder to write the bundle to.", show_default="that of the shipped bundle")
     ] = None,
     folder: _DataSet = None,
     threads: Annotated[
-        int, typer.Option(help="Threads of torch; another number sums in another order, and makes another net.", min=1)
+        int,
+        typer.Option(help="Number of torch threads; another number changes the order of sums, and so the net.", min=1),
     ] = 2,
 ) -> None:
     """Trains the net and exports its bundle.
 
-    The bundle is measured on the validation split. The figures of the bundled model go into its card as well.
+    Measures the bundle on the validation split. With the default --output it also rewrites the model card; 'measure'
+    then brings the rest of the card up to date.
     """
     from attention_patterns.bundle import BUNDLED
     from attention_patterns_training import train
@@ -212,7 +218,7 @@ def train(
 def ablate(*, threads: _Threads = 2) -> None:
     """Compares other designs and recipes on validation maps.
 
-    Alternatives whose figures are kept already are not trained again.
+    Alternatives with saved results are not trained again.
     """
     from attention_patterns_training.evaluation import ablation
 
@@ -223,7 +229,7 @@ def ablate(*, threads: _Threads = 2) -> None:
 def evaluate(
     *,
     bundle: Annotated[
-        Path | None, typer.Option(help="Folder of a model bundle.", show_default="the bundled model")
+        Path | None, typer.Option(help="Folder of a model bundle.", show_default="the shipped one")
     ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Folder of labelled maps from elsewhere.", show_default="the shipped data set")
@@ -232,13 +238,13 @@ def evaluate(
         str, typer.Option(help="Split of the shipped data set: train, validation, test or held-out.")
     ] = "test",
     by: Annotated[
-        str | None, typer.Option(help="Column of labels.csv to break the figures down by.", show_default=False)
+        str | None, typer.Option(help="Column of labels.csv to group the results by.", show_default=False)
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the figures of --folder for the model card.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Save the results of --folder for the model card.")] = False,
 ) -> None:
-    """Prints the figures of a bundle on labelled maps.
+    """Prints the metrics of a bundle on labelled maps.
 
-    They are macro-F1, accuracy, figures per class, calibration and the confusion matrix.
+    Prints macro-F1, accuracy, metrics per class, the calibration of the probabilities and the confusion matrix.
     """
     from attention_patterns_training.evaluation import evaluate
 
@@ -258,9 +264,10 @@ def measure() -> None:
 
 @app.command()
 def robustness(*, keep: _Keep = False) -> None:
-    """Measures changes that must not change the answer.
+    """Measures how often answers change that should not.
 
-    They are other lengths, float16, padding and weaker or stronger sinks; inputs that are no attention come after them.
+    Changes the length, the data type, the padding and the attention to sink tokens of maps; then tries inputs that are
+    not attention.
     """
     from attention_patterns_training.evaluation.robustness import measure_robustness
 
@@ -271,7 +278,7 @@ def robustness(*, keep: _Keep = False) -> None:
 def speed(*, keep: _Keep = False) -> None:
     """Measures the speed of designs and of int8 variants.
 
-    Speed is in maps per second of one core, and in ratios to the net of the paper.
+    Prints maps per second on one core, and ratios to the net of the paper.
     """
     from attention_patterns_training.evaluation.speed import measure_speed
 
@@ -280,7 +287,7 @@ def speed(*, keep: _Keep = False) -> None:
 
 @app.command()
 def card() -> None:
-    """Writes the model card from the figures that are kept."""
+    """Writes the model card from saved results."""
     from attention_patterns_training.evaluation.card import write_card
 
     write_card()
@@ -290,7 +297,7 @@ def card() -> None:
 def export_sample() -> None:
     """Writes the sample that the library ships.
 
-    It is the attention of the MiniLM encoder for a pair of sentences.
+    The sample is the attention of the MiniLM encoder for a pair of sentences.
     """
     from attention_patterns_training.sources import export_sample
 

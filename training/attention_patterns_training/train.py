@@ -72,7 +72,7 @@ def train(*, output: Path = BUNDLED, folder: Path = DATA, threads: int = 2) -> N
     Args:
         output: Folder of the bundle; with that of the bundled model, the model card is written as well.
         folder: Folder of the labelled data set.
-        threads: Threads of torch; another number sums in another order, and makes another net.
+        threads: Threads of torch; another number changes the order of sums, and so the net.
     """
     torch.set_num_threads(threads)
     data, recipe = _read_labelled(folder), Recipe()

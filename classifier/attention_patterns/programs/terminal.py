@@ -99,7 +99,7 @@ def pattern_grid(patterns: ArrayLike) -> PatternGrid:
 
 
 def pattern_shares(patterns: ArrayLike) -> Table:
-    """Returns the table of how often each pattern occurs, which is also the legend of the grid.
+    """Returns a rich table of how often each pattern occurs, which is also the legend of the grid.
 
     Args:
         patterns: Patterns by name, [...], or counts, [..., 5].

@@ -42,7 +42,9 @@ def serve(
     model_dir: Annotated[Path | None, typer.Option(help="Folder of the model bundle (default: the bundled one).")] = (
         _DEFAULT.model_dir
     ),
-    workers: Annotated[int, typer.Option(help="Processes to share the port and the cores.", min=1)] = _DEFAULT.workers,
+    workers: Annotated[
+        int, typer.Option(help="Number of processes, which share the port and the cores.", min=1)
+    ] = _DEFAULT.workers,
     max_deaths: Annotated[
         int,
         typer.Option(
@@ -67,44 +69,50 @@ def serve(
     tls_client_ca: Annotated[
         Path | None,
         typer.Option(
-            help="Authority whose certificates clients must show, a PEM file (default: clients need no certificate)."
+            help="Certificate authority that must have signed the clients' certificates, a PEM file (default: clients "
+            "need no certificate)."
         ),
     ] = _DEFAULT.tls_client_ca,
     tokens: Annotated[
         Path | None,
         typer.Option(
-            help="Tokens of which callers must show one, a JSON file made by 'attention-serve token add' (default: "
-            "callers need no token)."
+            help="Access tokens, a JSON file made by 'attention-serve token add', of which clients must send one "
+            "(default: clients need no access token)."
         ),
     ] = _DEFAULT.tokens,
     reflection: Annotated[
         bool, typer.Option("--reflection", help="Describe the methods to clients that ask (gRPC server reflection).")
     ] = _DEFAULT.reflection,
-    max_message_mib: Annotated[int, typer.Option(help="Size of the largest message taken, MiB.", min=1, max=2047)] = (
-        _LIMITS.message_bytes // MIB
-    ),
+    max_message_mib: Annotated[
+        int, typer.Option(help="Size of the largest message accepted, MiB.", min=1, max=2047)
+    ] = (_LIMITS.message_bytes // MIB),
     max_maps: Annotated[int, typer.Option(help="Number of maps in the largest request.", min=1)] = _LIMITS.maps,
     max_length: Annotated[int, typer.Option(help="Number of tokens of the longest map.", min=1)] = _LIMITS.length,
     max_calls: Annotated[
-        int, typer.Option(help="Number of calls under way at a time; an open stream is one.", min=1)
+        int, typer.Option(help="Number of calls in flight, an open stream being one; more are refused at once.", min=1)
     ] = _LIMITS.calls,
     max_bytes_mib: Annotated[
-        int, typer.Option(help="Size of the messages under way at a time, all calls together, MiB.", min=1)
+        int, typer.Option(help="Size of the messages of all calls in flight, MiB; more are refused at once.", min=1)
     ] = _LIMITS.bytes // MIB,
-    max_seconds: Annotated[float, typer.Option(help="Seconds that a request may take.", min=0)] = _LIMITS.seconds,
+    max_seconds: Annotated[
+        float, typer.Option(help="Seconds after which a request is cancelled.", min=0)
+    ] = _LIMITS.seconds,
     max_idle_seconds: Annotated[
-        float, typer.Option(help="Seconds that an open stream may stay silent.", min=0)
+        float, typer.Option(help="Seconds of silence after which an open stream is ended.", min=0)
     ] = _LIMITS.idle_seconds,
     log_level: Annotated[
         LogLevel, typer.Option(help="Least severe level to log; info logs one line per call.", case_sensitive=False)
     ] = LogLevel.INFO,
     check: Annotated[
-        bool, typer.Option("--check", help="Print the configuration, test a server that has it, and exit.")
+        bool,
+        typer.Option(
+            "--check", help="Print the configuration, start and test a temporary server that has it, and exit."
+        ),
     ] = False,
 ) -> None:
     """Serves the attention pattern classifier over gRPC until SIGTERM or SIGINT.
 
-    SIGHUP makes the server read the model bundle and the tokens again. Each option has an environment variable:
+    SIGHUP makes the server read the model bundle and the access tokens again. Each option has an environment variable:
     ATTENTION_SERVE_PORT for --port, and so on. The commands below serve nothing and take none of these options.
     """
     if context.invoked_subcommand is not None:

@@ -24,14 +24,14 @@ def health(
         typer.Option(help="Authority that signed the server's certificate, a PEM file (default: no TLS)."),
     ] = None,
     tls_cert: Annotated[
-        Path | None, typer.Option(help="Certificate to show to a server that asks for one, a PEM file.")
+        Path | None, typer.Option(help="Certificate for a server that asks clients for one, a PEM file.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Private key of --tls-cert, a PEM file.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0.1)] = 3.0,
 ) -> None:
-    """Prints the state of a server; exit code 0 where that is SERVING.
+    """Prints the state of a server; exits with 0 if it is SERVING, else with 1.
 
-    The server answers without a token.
+    No access token is needed.
     """
     with _channel(endpoint, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key) as channel:
         try:

@@ -1,4 +1,4 @@
-"""``attention-serve token add``: new tokens for callers."""
+"""``attention-serve token add``: access tokens for clients."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,29 +8,30 @@ import typer
 from attention_patterns_service.command.reports import errors_reported
 from attention_patterns_service.server.access import add_token
 
-app = typer.Typer(help="Makes the tokens that callers must show.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Makes access tokens for clients.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
 def token() -> None:
-    """Makes the tokens that callers must show."""
+    """Makes access tokens for clients."""
 
 
 @app.command()
 def add(
     name: Annotated[
         str,
-        typer.Argument(help="Name of the caller, as logs show it; a token of that name is replaced.", metavar="NAME"),
+        typer.Argument(help="Name of the client, as logs show it; its earlier token is replaced.", metavar="NAME"),
     ],
     *,
     tokens: Annotated[
-        Path, typer.Option(help="Token file to add to; made where it does not exist.", envvar="ATTENTION_SERVE_TOKENS")
+        Path, typer.Option(help="Token file to add to; created if it does not exist.", envvar="ATTENTION_SERVE_TOKENS")
     ],
-    calls_per_second: Annotated[int, typer.Option(help="Calls per second that the caller may make.", min=1)] = 100,
+    calls_per_second: Annotated[int, typer.Option(help="Calls per second that the client may make.", min=1)] = 100,
 ) -> None:
-    """Adds a token to a file and prints it, once: the file keeps its hash alone.
+    """Makes an access token and prints it.
 
-    A server that runs with the file reads it again on SIGHUP.
+    It is printed once; the file stores only its hash. A server that runs with the file reads it again on SIGHUP.
+    Clients send the token as metadata, "authorization: Bearer TOKEN", or pass it to Client(..., token="TOKEN").
     """
     with errors_reported("attention-serve token add"):
         typer.echo(add_token(tokens, name, calls_per_second=calls_per_second))

@@ -23,7 +23,7 @@ _CONFIG, _LABELS, _NET = Path("config.pbtxt"), Path("labels.txt"), Path("1/model
 
 
 def triton(
-    folder: Annotated[Path, typer.Argument(help="Model repository; made where it does not exist.", metavar="FOLDER")],
+    folder: Annotated[Path, typer.Argument(help="Model repository; created if it does not exist.", metavar="FOLDER")],
     *,
     model_dir: Annotated[
         Path | None,
@@ -31,9 +31,9 @@ def triton(
     ] = None,
     instances: Annotated[int, typer.Option(help="Instances of the net, each on one core.", min=1)] = 2,
 ) -> None:
-    """Exports the net as a model of a Triton model repository.
+    """Exports the net into a Triton model repository.
 
-    Prints the folder of the model, which has the name of the bundle. An earlier export there is replaced.
+    Prints the folder of the exported model, named after the bundle. An earlier export there is replaced.
     """
     with errors_reported("attention-serve triton"):
         typer.echo(export(ModelBundle.read(model_dir), folder, instances=instances))
@@ -44,7 +44,7 @@ def export(bundle: ModelBundle, folder: Path, *, instances: int = 2) -> Path:
 
     Args:
         bundle: The bundle to export; the model gets its name.
-        folder: The repository; made where it does not exist.
+        folder: The repository; created if it does not exist.
         instances: Number of instances of the net, each on one core.
 
     Returns:

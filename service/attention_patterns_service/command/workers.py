@@ -55,8 +55,8 @@ class _Worker:
 
     Attributes:
         process: The process.
-        handshake: The pipe that the process is to report at.
-        reloads: Number of SIGHUPs, since the supervisor began, that the process knows of.
+        handshake: The pipe through which the process reports.
+        reloads: Number of SIGHUPs, counted from the start of the supervisor, that the process took part in.
         serves: Whether the handshake is complete.
     """
 

@@ -43,7 +43,7 @@ ALTERNATIVES = {
 
 
 def answer_names(probabilities: NDArray[np.float32], data: LabelledMaps) -> NDArray[np.str_]:
-    """Returns the tool's answers, strings [maps], for a net's probabilities, float32 [maps, 5]."""
+    """Returns the classifier's answers, strings [maps], for a net's probabilities, float32 [maps, 5]."""
     return np.asarray(PATTERN_NAMES[answer_codes(probabilities, one_segment=data.one_segment)])
 
 
@@ -60,7 +60,7 @@ def answer_by_baselines(train: LabelledMaps, validation: LabelledMaps) -> dict[s
 
 
 def ablate(*, threads: int = 2) -> None:
-    """Trains and measures all alternatives that are not in the table yet, and keeps the table for the card."""
+    """Trains and measures all alternatives without saved results, and saves the table for the model card."""
     torch.set_num_threads(threads)
     data = read_dataset()
     maker, validation = NetMaker(data.split("train")), data.split("validation")

@@ -45,7 +45,7 @@ class ModelInTraining(nn.Module):
     def score_tokens(self, hidden: torch.Tensor) -> torch.Tensor:
         """Returns the scores of all tokens, [..., vocabulary], for hidden states [..., width].
 
-        ALBERT's embedding is narrower than its layers: it is compared with the first columns.
+        ALBERT's embedding is narrower than its hidden states: only their first columns are scored.
         """
         table: torch.Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
         return torch.as_tensor(self.transform(hidden)[..., : table.shape[1]] @ table.T)

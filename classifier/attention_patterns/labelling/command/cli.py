@@ -30,7 +30,7 @@ from attention_patterns.labelling.run.estimate import estimate
 from attention_patterns.labelling.run.run import Engine, RunResult, in_process, label
 from attention_patterns.labelling.sources.memory import Memory, bytes_of
 from attention_patterns.labelling.sources.source import Selection
-from attention_patterns.labelling.summary.paper import paper_task
+from attention_patterns.labelling.summary.paper import SHARES, paper_task
 from attention_patterns.labelling.summary.summary_files import write_summary
 
 _EPILOG = """\b
@@ -83,7 +83,8 @@ _RunFolder = Annotated[
 _ComparePaper = Annotated[
     str | None,
     typer.Option(
-        metavar="TASK", help="GLUE task whose shares in Kovaleva et al. 2019 are printed beside those of the run."
+        metavar="TASK",
+        help=f"GLUE task whose shares in Kovaleva et al. 2019 are printed beside the run's: {', '.join(SHARES)}.",
     ),
 ]
 
@@ -94,37 +95,49 @@ def run(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Attention dumps (.npz, .npy, .safetensors, .parquet, .zarr); with --model texts (.tsv, .csv, .jsonl, "
-            ".txt, datasets:NAME) or pictures. Each INPUT is a file, folder, glob or URL; TASK=INPUT names its task.",
+            help="Attention dumps (.npz, .npy, .safetensors, .parquet, .zarr) of an array 'attention' [layers, heads, "
+            "L, L]; with --model texts (.tsv, .csv, .jsonl, .txt, datasets:NAME) or pictures (.png, .jpg, .webp, "
+            ".bmp). Each INPUT is a file, folder, glob or URL. Results are summed up by task: TASK=INPUT names the "
+            "task; by default it is named after the file.",
             show_default=False,
         ),
     ],
     *,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="RUN", help="Run folder: a new one, or that of a run to continue."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="RUN",
+            help="Run folder; an unfinished run of the same inputs and options in it is continued.",
+        ),
     ],
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODEL", help="Folder or hub name of a model to run over the inputs; repeatable."),
+        typer.Option(
+            "--model", metavar="MODEL", help="Folder or hub name of a model to run over the inputs; repeatable."
+        ),
     ] = None,
     columns: Annotated[
         str | None,
         typer.Option(
             metavar="A[,B]",
-            help="Column of the texts, or both columns of text pairs (default: those of GLUE, or text).",
+            help="Column of the texts, or both columns of text pairs (default: those of a GLUE task, such as "
+            "sentence1,sentence2, or the column text).",
         ),
     ] = None,
     id_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Column of the texts' ids (default: FILE:LINE is the id).")
+        str | None, typer.Option(metavar="NAME", help="Column of the texts' ids (default: ids are FILE:LINE).")
     ] = None,
     truncate: Annotated[
-        bool, typer.Option("--truncate", help="Cut texts that are longer than the model takes; otherwise they fail.")
+        bool, typer.Option("--truncate", help="Cut texts that are too long for the model; otherwise they fail.")
     ] = False,
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of the models on the hub (default: main).")
     ] = None,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="Torch device of the models, such as cuda:0.")] = "cpu",
+    device: Annotated[
+        str, typer.Option("--device", metavar="DEVICE", help="Torch device of the models, such as cuda:0.")
+    ] = "cpu",
     dtype: Annotated[WeightType, typer.Option(help="Data type of the models' weights.")] = WeightType.FLOAT32,
     layers: Annotated[
         str | None, typer.Option(metavar="LIST", help="Layers to label, from 0, such as 0-3,7 (default: all).")
@@ -133,7 +146,7 @@ def run(
         str | None, typer.Option(metavar="LIST", help="Heads to label, from 0, such as 0-3,7 (default: all).")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Number of inputs to label, the first ones (default: all).")
+        int | None, typer.Option(metavar="N", min=1, help="Number of inputs to label, from the first (default: all).")
     ] = None,
     sample: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Number of inputs to label, drawn at random (default: all).")
@@ -143,27 +156,29 @@ def run(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Memory limit of the process, with Ray of each worker, such as 2G (default: attention takes at most "
-            "half of the free memory).",
+            help="Memory limit, such as 2G, of the process, or of each worker of Ray (default: no limit, and "
+            "attention takes at most half of the free memory).",
         ),
     ] = None,
     keep_maps: Annotated[
         bool,
         typer.Option(
-            "--keep-maps", help="Keep the images of all maps, 1 to 3 KB each (default: of 8 inputs per task)."
+            "--keep-maps",
+            help="Keep an image of every map, 1 to 3 KB each (default: of 8 inputs per task, for the report).",
         ),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Remove the run that the folder holds, and begin anew.")
+        bool, typer.Option("--overwrite", help="Remove the run that the folder holds, and start again.")
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try the failed inputs of the run to continue once more.")
+        bool, typer.Option("--retry-failed", help="When continuing a run, try the inputs that failed again.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Try a few inputs and print what the run would take; write nothing.")
+        bool,
+        typer.Option("--dry-run", help="Label a few inputs, print the time and disk space of all; write nothing."),
     ] = False,
     engine: Annotated[
-        EngineName, typer.Option(help="Engine that does the work: threads of this process, or workers of Ray.")
+        EngineName, typer.Option(help="Engine that does the work: threads of this process, or Ray workers.")
     ] = EngineName.IN_PROCESS,
     ray_address: Annotated[
         str | None,
@@ -171,7 +186,11 @@ def run(
     ] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Server that classifies the maps (default: the net in this process)."),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Server, without TLS and access tokens, that runs the net, for Ray workers as well (default: the net "
+            "runs in this process).",
+        ),
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Model bundle of the net (default: the bundled one).")
@@ -238,7 +257,7 @@ def run(
 def summary(run: _RunFolder, *, compare_paper: _ComparePaper = None) -> None:
     """Sums up a run, finished or not, and prints the result.
 
-    The run folder's summary.json and heads.parquet are written anew.
+    Rewrites summary.json and heads.parquet in the run folder.
     """
     with _exit_on_errors(LogFormat.TEXT):
         folder = RunFolder(run)
@@ -254,8 +273,7 @@ def summary(run: _RunFolder, *, compare_paper: _ComparePaper = None) -> None:
 def report(run: _RunFolder) -> None:
     """Writes report.html and figures/ into the run folder.
 
-    The page, of which the path is printed, shows grids of heads and their maps; the figures, PNG and SVG, are for a
-    paper.
+    Prints the path of the page, which shows grids of heads and their maps. The figures, PNG and SVG, are for a paper.
     """
     with _exit_on_errors(LogFormat.TEXT):
         from attention_patterns.labelling.report.page import write_report  # noqa: PLC0415  other commands need no page

@@ -129,7 +129,7 @@ class Selection:
         )
 
     def count(self, layers: int, heads: int) -> int:
-        """Returns the number of maps that are selected of an input with so many layers and heads."""
+        """Returns the number of maps that the selection takes from an input with these numbers of layers and heads."""
         layers = layers if self.layers is None else len(set(self.layers))
         heads = heads if self.heads is None else len(set(self.heads))
         return layers * heads

@@ -25,7 +25,13 @@ Outcome = MeasuredMaps | AttentionPatternsError
 
 @dataclass(frozen=True)
 class SelectedStack:
-    """A stack with the layers and heads of it to label; none with an error, where the selection does not fit it."""
+    """A stack of a model, and the selection applied to it.
+
+    Attributes:
+        stack: The stack.
+        selected: Layers and heads to label; none where the selection does not fit the stack.
+        error: The error of a selection that does not fit.
+    """
 
     stack: LayerStack
     selected: SelectedHeads
