@@ -64,7 +64,7 @@ def collect_maps(
         typer.Option("--more", help="Draw further training maps instead, about which the shipped net is uncertain."),
     ] = False,
 ) -> None:
-    """Draws maps for labelling and assigns them to the splits.
+    """Draws maps for labelling and assigns them to splits.
 
     Source models whose maps are in the data set already are skipped.
     """
@@ -173,7 +173,7 @@ def calibration(
         ),
     ] = None,
 ) -> None:
-    """Prints the agreement of annotators with labels from elsewhere.
+    """Compares annotators with labels from elsewhere.
 
     Each annotator labelled these maps, blind to their labels, before beginning with the data set.
     """

@@ -29,7 +29,7 @@ def health(
     tls_key: Annotated[Path | None, typer.Option(help="Private key of --tls-cert, a PEM file.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0.1)] = 3.0,
 ) -> None:
-    """Prints the state of a server; exits with 0 if it is SERVING, else with 1.
+    """Prints the state of a server; exits with 0 if SERVING, else 1.
 
     No access token is needed.
     """
