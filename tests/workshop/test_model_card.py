@@ -87,7 +87,7 @@ def test_strangers_are_not_taken_for_stripes(classifier, validation):
 
 
 def test_speed_is_measured_against_the_plain_reading(monkeypatch, labelled):
-    """Of the shipped net and two other designs, one of them the plain reading; over every tenth map."""
+    """Measures the shipped net and two other designs, one of them the plain reading, over every tenth map."""
     wide = "one net, twice as many channels"
     monkeypatch.setattr(speed, "ROUNDS", 1)
     alternatives = {name: ablation.ALTERNATIVES[name] for name in ("shipped", ablation.PLAINLY, wide)}
