@@ -268,7 +268,7 @@ def test_a_broken_client_harms_nobody(attacked, classifier, attack):
 
 
 def test_calls_are_held_no_longer_than_the_limits_say(attacked):
-    """Fills the server with callers that stand still, each in its own way; when their time is over, others are answered."""
+    """Fills the server with callers that stand still, each in its own way; their time over, others are answered."""
     kinds = (SILENT, HALF_SENT, UNREAD, UNREAD_STREAM)
     until(lambda: calls_are_free(attacked.endpoint))
     with ExitStack() as stack:
