@@ -191,7 +191,7 @@ def answer_codes(probabilities: NDArray[np.float32], *, one_segment: bool | NDAr
         one_segment: Whether the input was declared to be one segment: of all maps, or bool [maps].
     """
     allowed = probabilities
-    if np.any(one_segment):
+    if one_segment if isinstance(one_segment, bool) else one_segment.any():
         allowed = probabilities.copy()
         allowed[:, _BLOCK] = np.where(one_segment, -1.0, allowed[:, _BLOCK])
     codes: NDArray[np.intp] = allowed.argmax(axis=1)
@@ -203,12 +203,14 @@ def with_doubts(result: Classification) -> Classification:
 
     Attention of a trained model hardly ever is.
     """
+    if result.too_short:
+        return result
     formless = (result.patterns == Pattern.HETEROGENEOUS) & (result.evidence.stripe_or_line_mass < FORMLESS)
-    doubtful = int((result.uncertain | formless).sum())
-    if result.too_short or 2 * doubtful < result.patterns.size:
+    doubtful = np.count_nonzero(result.uncertain | formless)
+    if 2 * doubtful < result.patterns.size:
         return result
     warning = (
-        f"{doubtful} of {result.patterns.size} maps are uncertain ({int(result.uncertain.sum())}) or, like noise, "
-        f"without stripe, line or square ({int(formless.sum())}): attention of a trained model?"
+        f"{doubtful} of {result.patterns.size} maps are uncertain ({np.count_nonzero(result.uncertain)}) or, like "
+        f"noise, without stripe, line or square ({np.count_nonzero(formless)}): attention of a trained model?"
     )
     return replace(result, warnings=(*result.warnings, warning))
