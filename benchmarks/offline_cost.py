@@ -56,12 +56,12 @@ def input_cost(*, inputs: int, rounds: int) -> InputCost:
         folder = Path(name)
         maker = _maker(folder, inputs)
         (unit,) = maker.source.units()
-        times, parts = zip(*_timed(lambda: maker.make(unit), rounds), strict=True)
+        times, parts = zip(*_time_rounds(lambda: maker.make(unit), rounds), strict=True)
         (folder / "run").mkdir()
         run = RunFolder(folder / "run")
         run.begin({})
         numbers = iter(range(rounds + 1))
-        keeps, _ = zip(*_timed(lambda: run.keep(replace(parts[0], number=next(numbers))), rounds), strict=True)
+        keeps, _ = zip(*_time_rounds(lambda: run.keep(replace(parts[0], number=next(numbers))), rounds), strict=True)
     return InputCost(
         read=MAPS * LENGTH * LENGTH * 2,
         shipped=sum(map(len, parts[0].tables.values())) / inputs,
@@ -78,7 +78,7 @@ def _maker(folder: Path, inputs: int) -> PartMaker:
     return PartMaker(source, PatternClassifier.load(threads=1), Memory(None))
 
 
-def _timed(work: Callable[[], _Done], rounds: int) -> Iterator[tuple[float, _Done]]:
+def _time_rounds(work: Callable[[], _Done], rounds: int) -> Iterator[tuple[float, _Done]]:
     work()
     for _ in range(rounds):
         started = time.perf_counter()

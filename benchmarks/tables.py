@@ -111,7 +111,7 @@ def six_lines(tables: Mapping[str, ResultTable]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def replaced(text: str, content: str) -> str:
+def replace_figures(text: str, content: str) -> str:
     """Returns a Markdown file with ``content`` in the place between the two marks."""
     before, rest = text.split(_BEGIN)
     return f"{before}{_BEGIN}\n{content}\n{_END}{rest.partition(_END)[2]}"
@@ -121,7 +121,7 @@ def main() -> None:
     """Writes the tables into both files."""
     tables = read_tables()
     for file, content in ((ALL_TABLES, all_tables(tables)), (SIX_LINES, six_lines(tables))):
-        file.write_text(replaced(file.read_text(encoding="utf-8"), content), encoding="utf-8")
+        file.write_text(replace_figures(file.read_text(encoding="utf-8"), content), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from attention_patterns.labelling.command.cli import app as label_app
 from attention_patterns.sample import SAMPLE, sample_encoder
 from attention_patterns_service.command.cli import app as serve_app
 from attention_patterns_training.__main__ import app as workshop_app
-from benchmarks.tables import ALL_TABLES, all_tables, read_tables, replaced, six_lines
+from benchmarks.tables import ALL_TABLES, all_tables, read_tables, replace_figures, six_lines
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -120,8 +120,8 @@ def test_every_extra_is_in_the_table():
 
 def test_tables_are_those_that_were_kept():
     tables = read_tables()
-    assert ALL_TABLES.read_text() == replaced(ALL_TABLES.read_text(), all_tables(tables))
-    assert replaced(README, six_lines(tables)) == README
+    assert ALL_TABLES.read_text() == replace_figures(ALL_TABLES.read_text(), all_tables(tables))
+    assert replace_figures(README, six_lines(tables)) == README
 
 
 def test_figures_of_the_net_are_those_of_its_card():

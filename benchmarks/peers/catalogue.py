@@ -19,7 +19,7 @@ from attention_patterns_service.command.demo import running_server
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from benchmarks.peers.callers import Caller, GrpcCaller, HttpCaller
 from benchmarks.peers.net import CLASSES, IMAGE
-from benchmarks.peers.processes import Marked, marked
+from benchmarks.peers.processes import Marked, mark_processes
 
 HERE = Path(__file__).parent
 MODEL = HERE.parents[1] / "classifier/attention_patterns/assets/model/model.onnx"
@@ -68,7 +68,7 @@ class Server:
     @contextmanager
     def running(self) -> Iterator[Running]:
         """Starts our own server, as ``make run`` does, and ends it afterwards."""
-        with marked() as processes, running_server(*self.options) as endpoint:
+        with mark_processes() as processes, running_server(*self.options) as endpoint:
             yield Running(int(endpoint.rpartition(":")[2]), processes)
 
 
@@ -124,7 +124,7 @@ class Peer(Server):
     def running(self) -> Iterator[Running]:
         """Starts its server, in a folder of its own for whatever it writes, and ends it afterwards."""
         port = _free_port()
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, marked() as processes:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, mark_processes() as processes:
             environment = {
                 "HOME": home,
                 "TMPDIR": home,

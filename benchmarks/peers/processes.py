@@ -18,7 +18,7 @@ class LeftRunningError(RuntimeError):
 
 
 class Marked:
-    """The processes that were started within ``marked``, with all of their descendants."""
+    """The processes that were started within ``mark_processes``, with all of their descendants."""
 
     def __init__(self, mark: str) -> None:
         """Finds the processes that have ``mark`` in their environment."""
@@ -69,7 +69,7 @@ def _cpu(pid: int) -> float:
 
 
 @contextmanager
-def marked() -> Iterator[Marked]:
+def mark_processes() -> Iterator[Marked]:
     """Marks the processes that are started inside, and ends them afterwards."""
     mark = secrets.token_hex(8)
     processes = Marked(mark)

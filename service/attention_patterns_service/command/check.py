@@ -62,7 +62,7 @@ def _self_test(settings: Settings) -> Iterator[str]:
         AttentionPatternsError: A step fails.
     """
     sample = load_sample()
-    classifier, ms = _timed(lambda: load(settings))
+    classifier, ms = _measure_time(lambda: load(settings))
     yield f"{classifier.model} loaded in {ms:.0f} ms"
     if settings.tls_cert:
         credentials_of(settings)
@@ -73,9 +73,11 @@ def _self_test(settings: Settings) -> Iterator[str]:
     expected = classifier.classify(sample.attention, tokens=sample.tokens, segments=sample.segments)
     # On a free port of this machine alone, without TLS and tokens: only a caller has what these ask for.
     with AttentionServer(classifier, port=0, limits=settings.limits) as server, Client(server.endpoint) as client:
-        _, ms = _timed(client.model)
+        _, ms = _measure_time(client.model)
         yield f"a server answered in {ms:.0f} ms"
-        answer, ms = _timed(lambda: client.classify(sample.attention, tokens=sample.tokens, segments=sample.segments))
+        answer, ms = _measure_time(
+            lambda: client.classify(sample.attention, tokens=sample.tokens, segments=sample.segments)
+        )
         if not np.array_equal(answer.probabilities, expected.probabilities):
             raise AttentionPatternsError(
                 "the server's probabilities for the bundled sample differ from the library's, expected equal ones"
@@ -83,7 +85,7 @@ def _self_test(settings: Settings) -> Iterator[str]:
         yield f"the server classified {answer.patterns.size} maps as the library does, in {ms:.0f} ms"
 
 
-def _timed(work: Callable[[], _Result]) -> tuple[_Result, float]:
+def _measure_time(work: Callable[[], _Result]) -> tuple[_Result, float]:
     """Returns the result of ``work`` and the time that it took, ms."""
     started = time.perf_counter()
     result = work()

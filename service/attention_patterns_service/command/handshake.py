@@ -36,7 +36,7 @@ class Handshake:
         self.is_open = True
         self._expected, self._received = _message(nonce, port), b""
 
-    def handed_over(self) -> None:
+    def close_workers_end(self) -> None:
         """Closes the worker's end here, so that the pipe ends with the worker."""
         os.close(self.writing)
 

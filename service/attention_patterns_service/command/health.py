@@ -39,7 +39,7 @@ def health(
                 health_pb2.HealthCheckRequest(service=_SERVICE), timeout=timeout
             )
         except grpc.RpcError as error:
-            raise _failed(f"{endpoint} gave no state: {error.code().name}, {error.details()}") from None
+            raise _fail_with(f"{endpoint} gave no state: {error.code().name}, {error.details()}") from None
     typer.echo(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
     raise typer.Exit(answer.status != health_pb2.HealthCheckResponse.SERVING)
 
@@ -47,15 +47,15 @@ def health(
 def _channel(endpoint: str, *, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None) -> grpc.Channel:
     if tls_ca is None:
         if tls_cert or tls_key:
-            raise _failed("--tls-cert and --tls-key are given without --tls-ca; expected all three")
+            raise _fail_with("--tls-cert and --tls-key are given without --tls-ca; expected all three")
         return grpc.insecure_channel(endpoint)
     try:
         files = [None if path is None else path.read_bytes() for path in (tls_ca, tls_key, tls_cert)]
     except OSError as error:
-        raise _failed(f"certificate file {error.filename} cannot be read: {error.strerror}") from None
+        raise _fail_with(f"certificate file {error.filename} cannot be read: {error.strerror}") from None
     return grpc.secure_channel(endpoint, grpc.ssl_channel_credentials(*files))
 
 
-def _failed(message: str) -> typer.Exit:
+def _fail_with(message: str) -> typer.Exit:
     typer.echo(f"attention-serve health: {message}", err=True)
     return typer.Exit(1)

@@ -41,7 +41,7 @@ def serve_by_workers(
     """
     signals = listen(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
     write_logs(level=settings.log_level)
-    with _reserved(settings) as port, tempfile.TemporaryDirectory(prefix="attention-metrics-") as metrics:
+    with _reserve_port(settings) as port, tempfile.TemporaryDirectory(prefix="attention-metrics-") as metrics:
         workers = _Workers(settings, options, port=port, metrics=metrics)
         try:
             workers.run(signals, on_ready)
@@ -116,9 +116,9 @@ class _Workers:
         now = time.monotonic()
         due = [start for start in self._starts if start <= now]
         self._starts = [start for start in self._starts if start > now]
-        self._workers += [self._started() for _ in due]
+        self._workers += [self._start_worker() for _ in due]
 
-    def _started(self) -> _Worker:
+    def _start_worker(self) -> _Worker:
         handshake = Handshake(self._port)
         process = subprocess.Popen(
             self._command,
@@ -126,7 +126,7 @@ class _Workers:
             stdout=_STANDARD_ERROR,  # standard output is the supervisor's alone
             pass_fds=[handshake.writing],
         )
-        handshake.handed_over()
+        handshake.close_workers_end()
         return _Worker(process, handshake, self._reloads)
 
     def _look_at(self, worker: _Worker) -> None:
@@ -186,7 +186,7 @@ def _end_of(code: int) -> str:
 
 
 @contextmanager
-def _reserved(settings: Settings) -> Iterator[int]:
+def _reserve_port(settings: Settings) -> Iterator[int]:
     """Yields a port that the workers share; bound and never listened to here, it stays theirs while one is replaced."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as holder:

@@ -18,25 +18,25 @@ class Certificates:
         """
         self._cert, self._key, self._client_ca = cert, key, client_ca
         self._seen: tuple[bytes, ...] = ()
-        self._first = self._configuration()
+        self._first = self._read_configuration()
 
     def credentials(self) -> grpc.ServerCredentials:
         """Returns the credentials of the server's port."""
         return grpc.dynamic_ssl_server_credentials(
             self._first,
-            self._renewed,  # type: ignore[arg-type] # None is allowed and means: as before
+            self._read_if_renewed,  # type: ignore[arg-type] # None is allowed and means: as before
             require_client_authentication=self._client_ca is not None,
         )
 
-    def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
+    def _read_if_renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """Returns the files' content where it is new; None keeps the one before, also where a file cannot be read."""
         try:
-            before, configuration = self._seen, self._configuration()
+            before, configuration = self._seen, self._read_configuration()
         except SourceError:
             return None
         return configuration if self._seen != before else None
 
-    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+    def _read_configuration(self) -> grpc.ServerCertificateConfiguration:
         try:
             cert, key = self._cert.read_bytes(), self._key.read_bytes()
             authority = self._client_ca.read_bytes() if self._client_ca else None

@@ -56,7 +56,7 @@ from attention_patterns_training.sources.attention_sources import (
     vision_attention,
 )
 from attention_patterns_training.sources.corpus import HELD_BACK, read_paragraphs
-from attention_patterns_training.sources.texts import SourceText, documentation_texts, made_texts, source_texts
+from attention_patterns_training.sources.texts import SourceText, documentation_texts, make_texts, source_texts
 
 
 @dataclass
@@ -276,7 +276,7 @@ def collect_maps(models: Path, *, folder: Path = DATA, more: bool = False) -> No
     text_split: dict[str, str] = {}
     minilm_heads = collect_minilm(collection, text_split, rng)
     held_back = [p for i, p in enumerate(read_paragraphs(models / "corpus")) if i % HELD_BACK == 0]
-    texts = made_texts() + documentation_texts(held_back)
+    texts = make_texts() + documentation_texts(held_back)
     for kind in sorted({text.kind for text in texts}):
         text_split |= deal([text.text_id for text in texts if text.kind == kind], rng)
     text_split |= deal([f"image-{i:03}" for i in range(IMAGES)], rng)

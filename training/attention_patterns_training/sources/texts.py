@@ -168,7 +168,7 @@ _PARAGRAPH_PAIR = (
 )
 
 
-def made_texts() -> list[SourceText]:
+def make_texts() -> list[SourceText]:
     """Returns texts by the grammar of ``sentences``: single ones, pairs, passages of 2 to 21 sentences, their pairs."""
     rng = np.random.default_rng(20260102)
     texts = [SourceText(f"made-single-{i:03}", "made single", sentences.draw_opinion(rng).first) for i in range(60)]

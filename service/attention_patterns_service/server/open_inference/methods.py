@@ -65,32 +65,32 @@ class Model:
     outputs: tuple[TensorKind, ...]
 
 
-def _per_token(name: str, *datatypes: str, error: type[AttentionPatternsError]) -> TensorKind:
+def _token_kind(name: str, *datatypes: str, error: type[AttentionPatternsError]) -> TensorKind:
     return TensorKind(name, datatypes, (-1,), required=False, type_error=error, shape_error=error)
 
 
-def _per_map(datatype: str, *names: str, shape: tuple[int, ...] = ()) -> tuple[TensorKind, ...]:
+def _map_kinds(datatype: str, *names: str, shape: tuple[int, ...] = ()) -> tuple[TensorKind, ...]:
     return tuple(TensorKind(name, (datatype,), (-1, -1, *shape)) for name in names)
 
 
-def _by_measure(name: str, measure: Measure) -> tuple[TensorKind, ...]:
-    return _per_map(DATATYPES[np.dtype(measure.dtype).kind], name, shape=(-1,) if measure.per_token else ())
+def _measure_kinds(name: str, measure: Measure) -> tuple[TensorKind, ...]:
+    return _map_kinds(DATATYPES[np.dtype(measure.dtype).kind], name, shape=(-1,) if measure.per_token else ())
 
 
 _MAPS = Model(
     platform="",
     inputs=(
         TensorKind("attention", tuple(ATTENTION_TYPES), (-1, -1, -1, -1), any_axes=True),
-        _per_token("tokens", "BYTES", error=TokensError),
-        _per_token("segments", "INT64", "INT32", error=SegmentsError),
-        _per_token("mask", "BOOL", error=PaddingError),
+        _token_kind("tokens", "BYTES", error=TokensError),
+        _token_kind("segments", "INT64", "INT32", error=SegmentsError),
+        _token_kind("mask", "BOOL", error=PaddingError),
     ),
     outputs=(
-        *_per_map("BYTES", "pattern"),
-        *_per_map("FP32", "probabilities", shape=(len(PATTERNS),)),
-        *_per_map("FP32", "margin"),
-        *_per_map("BOOL", "uncertain", "overruled", "causal"),
-        *(kind for name, measure in EVIDENCE.items() if not measure.needs for kind in _by_measure(name, measure)),
+        *_map_kinds("BYTES", "pattern"),
+        *_map_kinds("FP32", "probabilities", shape=(len(PATTERNS),)),
+        *_map_kinds("FP32", "margin"),
+        *_map_kinds("BOOL", "uncertain", "overruled", "causal"),
+        *(kind for name, measure in EVIDENCE.items() if not measure.needs for kind in _measure_kinds(name, measure)),
     ),
 )
 
