@@ -6,7 +6,8 @@ from attention_patterns import PatternClassifier
 from attention_patterns_service import AttentionServer, Client
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # models come from packages or are made by the tests
-os.environ["RAY_worker_niceness"] = "0"  # at Ray's own 15 its workers stand still beside other work
+# At Ray's own niceness, 15, its workers stand still beside other work.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  Ray's spelling
 
 
 @pytest.fixture(scope="session")
