@@ -88,7 +88,7 @@ def annotate(
 ) -> None:
     """Serves a local page to label maps by key press.
 
-    A labels.csv that is missing is made from the maps, or completed if columns are. Ctrl-C or SIGTERM ends it.
+    Creates a missing labels.csv from the maps, and adds missing columns to it. Ctrl-C or SIGTERM ends it.
     """
     from attention_patterns_training.labels import annotate
 
