@@ -30,7 +30,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from attention_patterns.programs.extras import extra  # noqa: PLC0415  a health check needs no library
+    from attention_patterns.programs.extras import name_missing_extra  # noqa: PLC0415  a health check needs no library
 
-    with extra("service", needed_by=__name__):
+    with name_missing_extra("service", needed_by=__name__):
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

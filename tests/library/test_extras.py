@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from attention_patterns.errors import MissingExtraError
-from attention_patterns.programs.extras import extra, install_command, require
+from attention_patterns.programs.extras import install_command, name_missing_extra, require
 
 GIT = {"vcs": "git", "commit_id": "4c1f0e2"}
 
@@ -84,7 +84,7 @@ def test_an_environment_that_is_not_active_is_named(installed, monkeypatch, inst
 
 def test_a_missing_package_is_answered_by_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtraError) as raised, extra("models", needed_by="--model"):
+    with pytest.raises(MissingExtraError) as raised, name_missing_extra("models", needed_by="--model"):
         import torch  # noqa: F401, PLC0415
     assert (
         str(raised.value) == f"--model needs the extra 'models' (torch is not installed): {install_command('models')}"
@@ -97,6 +97,6 @@ def test_a_missing_package_is_answered_by_its_extra(monkeypatch):
 
 @pytest.mark.parametrize("error", [ModuleNotFoundError("gone"), ModuleNotFoundError(name="attention_patterns.gone")])
 def test_what_no_extra_would_mend_is_raised_as_it_is(error):
-    with pytest.raises(ModuleNotFoundError) as raised, extra("models", needed_by="--model"):
+    with pytest.raises(ModuleNotFoundError) as raised, name_missing_extra("models", needed_by="--model"):
         raise error
     assert raised.value is error

@@ -20,7 +20,7 @@ _OURS = ("attention_patterns", "attention_patterns_service", "attention_patterns
 
 
 @contextmanager
-def extra(name: str, *, needed_by: str) -> Iterator[None]:
+def name_missing_extra(name: str, *, needed_by: str) -> Iterator[None]:
     """Turns the failed import of another's package inside into an error that names the extra it comes with.
 
     Args:

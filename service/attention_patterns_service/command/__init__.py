@@ -35,10 +35,10 @@ def main() -> None:
             arguments, name, variables = sys.argv[1:], _NAME, _VARIABLES
     except ModuleNotFoundError:
         from attention_patterns.errors import MissingExtraError  # noqa: PLC0415  takes a second to import
-        from attention_patterns.programs.extras import extra  # noqa: PLC0415
+        from attention_patterns.programs.extras import name_missing_extra  # noqa: PLC0415
 
         try:
-            with extra("service", needed_by=_NAME):
+            with name_missing_extra("service", needed_by=_NAME):
                 raise
         except MissingExtraError as error:
             raise SystemExit(str(error)) from None

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from attention_patterns.programs.extras import extra
+from attention_patterns.programs.extras import name_missing_extra
 from attention_patterns_service.contract.errors import Failure
 from attention_patterns_service.server.call import Call
 
@@ -24,7 +24,7 @@ def load_tracing() -> Trace | None:
     """
     if _ENDPOINT not in os.environ:
         return None
-    with extra("traces", needed_by=_ENDPOINT):
+    with name_missing_extra("traces", needed_by=_ENDPOINT):
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415

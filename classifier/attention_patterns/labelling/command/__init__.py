@@ -10,13 +10,13 @@ request.py            the inputs that a run is asked to label, opened as a sourc
 import sys
 
 from attention_patterns.errors import MissingExtraError
-from attention_patterns.programs.extras import extra
+from attention_patterns.programs.extras import name_missing_extra
 
 
 def main() -> None:
     """Runs ``attention-label``; without its extra it prints what to install and exits with code 2."""
     try:
-        with extra("label", needed_by="attention-label"):
+        with name_missing_extra("label", needed_by="attention-label"):
             from attention_patterns.labelling.command.cli import app  # noqa: PLC0415  loads packages of the extra
     except MissingExtraError as error:
         sys.stderr.write(f"error: {error}\n")

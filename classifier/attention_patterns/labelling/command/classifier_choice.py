@@ -9,7 +9,7 @@ from typing import Any
 from attention_patterns.classifier import Classifier
 from attention_patterns.errors import BundleError, InvalidSettingsError
 from attention_patterns.pattern_classifier import PatternClassifier
-from attention_patterns.programs.extras import extra
+from attention_patterns.programs.extras import name_missing_extra
 from attention_patterns.rendering import RENDERING_VERSION
 
 
@@ -73,7 +73,7 @@ def _connect(endpoint: str) -> OpenClassifier:
     clients = entry_points(group="attention_patterns.clients", name="grpc")
     if not clients:  # a checkout on the path, never installed
         raise InvalidSettingsError("--endpoint needs an installed copy of attention-patterns; install it with pip")
-    with extra("service", needed_by="--endpoint"):
+    with name_missing_extra("service", needed_by="--endpoint"):
         client = next(iter(clients)).load()(endpoint)
     model = client.model()
     if model.rendering_version != RENDERING_VERSION:

@@ -5,7 +5,7 @@ from pathlib import Path
 from attention_patterns.errors import OutputError
 from attention_patterns.labelling.output.folder import RunFolder
 from attention_patterns.labelling.summary.summary import summarise
-from attention_patterns.programs.extras import extra
+from attention_patterns.programs.extras import name_missing_extra
 from attention_patterns.programs.whole_files import write_whole
 
 
@@ -18,7 +18,7 @@ def write_report(folder: RunFolder) -> Path:
         OutputError: The folder cannot be written to.
     """
     request = folder.read_request()
-    with extra("report", needed_by="attention-label report"):
+    with name_missing_extra("report", needed_by="attention-label report"):
         from attention_patterns.labelling.report.document import document  # noqa: PLC0415  loads packages of the extra
         from attention_patterns.labelling.report.figures import write_figures  # noqa: PLC0415  loads them too
     stacks = summarise(folder.table_files("labels"))

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from attention_patterns.errors import InvalidSettingsError, ServerError
-from attention_patterns.programs.extras import extra, require
+from attention_patterns.programs.extras import name_missing_extra, require
 
 _CONNECT = 10  # seconds
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^\s:/]+):(?P<port>\d{1,5})")
@@ -77,7 +77,7 @@ def _import_ray(*, starting: bool) -> Any:
     environment = _QUIET | (_CLOSED if starting and "ray" not in sys.modules else {})
     for name, value in environment.items():
         os.environ.setdefault(name, value)
-    with extra("ray", needed_by=_OPTION):
+    with name_missing_extra("ray", needed_by=_OPTION):
         import ray  # noqa: PLC0415  an extra
         import ray.data  # noqa: PLC0415
         import ray.job_config  # noqa: PLC0415

@@ -25,13 +25,13 @@ from attention_patterns.labelling.sources.dumps.stored import (
     require_attention,
 )
 from attention_patterns.labelling.sources.files import StoredFile, file_system
-from attention_patterns.programs.extras import extra
+from attention_patterns.programs.extras import name_missing_extra
 
 
 @contextmanager
 def open_zarr(file: StoredFile, *, most_bytes: int | None) -> Iterator["ZarrDump"]:  # noqa: ARG001
     """Opens a .zarr store; see ``formats.open_dump``."""
-    with extra("zarr", needed_by=file.shown):
+    with name_missing_extra("zarr", needed_by=file.shown):
         import zarr  # noqa: PLC0415 - an extra
         from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper  # noqa: PLC0415 - newer than the rest
         from zarr.storage import FsspecStore  # noqa: PLC0415 - an extra

@@ -27,7 +27,7 @@ from attention_patterns.labelling.sources.source import (
     spread_evenly,
 )
 from attention_patterns.labelling.sources.texts.tasks import Item, Text, UnreadText, fingerprint
-from attention_patterns.programs.extras import extra
+from attention_patterns.programs.extras import name_missing_extra
 
 if TYPE_CHECKING:
     from attention_patterns.labelling.sources.models.hugging_face import AttentionModel
@@ -181,7 +181,7 @@ def _import_libraries() -> int:
         MissingExtraError: One of them is not installed.
     """
     before = resident()
-    with extra("models", needed_by="--model"):
+    with name_missing_extra("models", needed_by="--model"):
         import attention_patterns.labelling.sources.models.hugging_face  # noqa: F401, PLC0415  torch takes seconds to import
     return max(resident() - before, 0)
 

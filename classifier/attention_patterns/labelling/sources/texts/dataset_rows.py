@@ -7,7 +7,7 @@ from typing import Any
 
 from attention_patterns.errors import SourceError
 from attention_patterns.labelling.sources.texts.rows import BadRow, Columns, Row, row_of
-from attention_patterns.programs.extras import extra
+from attention_patterns.programs.extras import name_missing_extra
 
 DEFAULT_SPLITS = ("validation", "validation_matched", "test", "train")
 
@@ -52,7 +52,7 @@ def read_dataset(spec: DatasetSpec, *, columns: Columns) -> DatasetRows:
         SourceError: The data set is unknown, out of reach or damaged, or lacks the split or the columns.
         MissingExtraError: The package ``datasets`` is not installed.
     """
-    with extra("datasets", needed_by=f"datasets:{spec.path}"):
+    with name_missing_extra("datasets", needed_by=f"datasets:{spec.path}"):
         import datasets  # noqa: PLC0415  it takes seconds to import
     failures = (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError)
     try:
