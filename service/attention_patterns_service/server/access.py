@@ -4,14 +4,13 @@ import hashlib
 import hmac
 import json
 import secrets
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from limits import RateLimitItemPerSecond
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from pyrate_limiter import Duration, InMemoryBucket, Rate, RateItem
 
 from attention_patterns.errors import AuthenticationError, RateLimitError, SourceError
 from attention_patterns.programs.whole_files import write_whole
@@ -20,23 +19,32 @@ NOBODY = ""  # the caller where no token is asked for
 
 
 class Access(Protocol):
-    """Decides on a call by its metadata."""
+    """Decides on calls by their metadata."""
 
-    def admit(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    def identify(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
         """Returns the name of the caller.
 
         Raises:
             AuthenticationError: The call shows no token, or one that is not known.
-            RateLimitError: The token's share is used up.
+        """
+
+    def charge(self, name: str) -> None:
+        """Takes one request from the share of a caller.
+
+        Raises:
+            RateLimitError: The share is used up.
         """
 
 
 class Open:
     """Lets everyone in."""
 
-    def admit(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str:  # noqa: ARG002
+    def identify(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str:  # noqa: ARG002
         """Returns the name of nobody in particular."""
         return NOBODY
+
+    def charge(self, name: str) -> None:
+        """Takes nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ class Tokens:
         """
         self._path = path
         self._tokens = _read(path)
-        self._rates = MovingWindowRateLimiter(MemoryStorage())
+        self._shares: dict[tuple[str, int], Share] = {}
 
     def reload(self) -> None:
         """Reads the file again; where that fails the tokens stay as they are.
@@ -75,7 +83,7 @@ class Tokens:
         """
         self._tokens = _read(self._path)
 
-    def admit(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    def identify(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
         """Returns the name of the token that the metadata shows."""
         shown = next((value for key, value in metadata or () if key == "authorization"), None)
         kind, _, secret = shown.partition(" ") if isinstance(shown, str) else ("", "", "")
@@ -86,10 +94,28 @@ class Tokens:
         known = [token for token in self._tokens if hmac.compare_digest(token.sha256, digest)]
         if not known:
             raise AuthenticationError("the token is not known to the server, expected one of its token file")
-        token = known[0]
-        if not self._rates.hit(RateLimitItemPerSecond(token.calls_per_second), token.name):
-            raise RateLimitError(f"{token.name} may make {token.calls_per_second} calls per second; call again later")
-        return token.name
+        return known[0].name
+
+    def charge(self, name: str) -> None:
+        """Takes one request from the share of the token of that name."""
+        rate = max((token.calls_per_second for token in self._tokens if token.name == name), default=1)
+        share = self._shares.setdefault((name, rate), Share(rate))
+        if not share.take():
+            raise RateLimitError(f"{name} may make {rate} calls per second; call again later")
+
+
+class Share:
+    """The calls that a caller may make within any second, by a clock that nobody sets."""
+
+    def __init__(self, calls_per_second: int) -> None:
+        """Begins with all of them."""
+        self._bucket = InMemoryBucket([Rate(calls_per_second, Duration.SECOND)])
+
+    def take(self) -> bool:
+        """Takes one, and returns whether there was one left."""
+        now = time.monotonic_ns() // 1_000_000
+        self._bucket.leak(now)
+        return bool(self._bucket.put(RateItem("", now)))
 
 
 def add_token(path: Path, name: str, *, calls_per_second: int) -> str:
