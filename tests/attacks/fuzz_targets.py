@@ -196,12 +196,10 @@ def _judge_stream(bench, data):
     message, answer = _read(pb.StreamClassifyHeadsRequest, data), bench.ask("StreamClassifyHeads", data)
     if message and not message.request.attention.data:
         message.request.attention.data = _payload_of(STREAMED_HEADS, data)
+    inner = message.request if message else None
     if isinstance(answer, Outcome):
-        return _judge(answer, message is not None)
-    outer, inner = pb.StreamClassifyHeadsResponse.FromString(answer), message.request if message else None
-    if outer.HasField("error"):
-        return _judge_answer_of_heads(inner, bench.refusal(outer.error.reason))
-    return _judge_answer_of_heads(inner, outer.response.SerializeToString())
+        return _judge_answer_of_heads(inner, answer)
+    return _judge_answer_of_heads(inner, pb.StreamClassifyHeadsResponse.FromString(answer).response.SerializeToString())
 
 
 def _judge_images(bench, data):

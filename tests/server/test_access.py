@@ -96,10 +96,10 @@ def test_a_token_of_the_same_name_is_replaced_and_a_file_that_cannot_be_read_sta
     path = tmp_path / "tokens.json"
     first, other, second = new_token(path, "bob"), new_token(path, "eve"), new_token(path, "bob")
     access = Tokens(path)
-    names = [access.admit([("authorization", f"Bearer {shown}")]) for shown in (other, second)]
+    names = [access.identify([("authorization", f"Bearer {shown}")]) for shown in (other, second)]
     assert names == ["eve", "bob"]
     with pytest.raises(errors.AuthenticationError):
-        access.admit([("authorization", f"Bearer {first}")])
+        access.identify([("authorization", f"Bearer {first}")])
     path.write_text("{")
     done = CliRunner().invoke(app, ["token", "add", "bob"], env={"ATTENTION_SERVE_TOKENS": str(path)})
     assert (done.exit_code, path.read_text()) == (1, "{")

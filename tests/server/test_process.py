@@ -42,7 +42,7 @@ def test_a_bundle_is_replaced_while_it_serves_and_a_broken_one_is_not(tmp_path, 
         (bundle / "bundle.json").write_text("{")
         process.send_signal(signal.SIGHUP)
         line = until(lambda: next((line for line in process.stderr if "model refused" in line), None))
-        assert "cannot be read" in json.loads(line)["error"]
+        assert "bundle.json: Expecting property name" in json.loads(line)["error"]
         assert client.classify(MAPS).model == "attention-patterns-cnn 9.9.9"
 
 
