@@ -1,5 +1,6 @@
 """The trial of a model bundle, in a process of its own: whatever the files hold, only that process can come to harm."""
 
+import os
 import resource
 import signal
 import subprocess
@@ -24,7 +25,7 @@ def try_bundle(folder: Path, *, seconds: float) -> str:
     """
     try:
         done = subprocess.run(
-            [*_COMMAND, str(folder)],
+            [*_COMMAND, str(folder), str(os.getpid())],
             check=False,
             capture_output=True,
             text=True,
@@ -41,9 +42,11 @@ def try_bundle(folder: Path, *, seconds: float) -> str:
     raise BundleError(f"model bundle {folder} ended the process that tried it, exit code {done.returncode}")
 
 
-def main(folder: str) -> int:
+def main(folder: str, parent: str) -> int:
     """Loads and runs a bundle; prints the SHA-256 of its net, or the reason why it is refused."""
     end_with_parent(signal.SIGKILL)
+    if os.getppid() != int(parent):  # it died before it could be bound to
+        return 1
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     from attention_patterns.pattern_classifier import PatternClassifier  # noqa: PLC0415  under the limits
@@ -57,4 +60,4 @@ def main(folder: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))
