@@ -116,7 +116,10 @@ def serve(
         int, typer.Option(help="Number of these calls that callers with one access token may have.", min=1)
     ] = _LIMITS.token_calls,
     max_bytes_mib: Annotated[
-        int, typer.Option(help="Memory that the messages of all calls in flight take, with their work and answers, MiB; more are refused.", min=1)
+        int,
+        typer.Option(
+            help="Memory of the messages of all calls in flight, their work and answers, MiB; more are refused.", min=1
+        ),
     ] = _LIMITS.bytes // MIB,
     max_seconds: Annotated[
         float, typer.Option(help="Seconds after which a request is cancelled.", min=0)

@@ -70,6 +70,7 @@ def serve(settings: Settings, *, as_worker: bool = False, on_ready: Callable[[At
         reloader.ask()
     end_at_latest_in(settings.grace + _LAST)
     server.stop(grace=settings.grace)
+    reloader.stop()
 
 
 def credentials_of(settings: Settings) -> grpc.ServerCredentials | None:

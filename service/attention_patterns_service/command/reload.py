@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 from attention_patterns.errors import AttentionPatternsError, BundleError
 from attention_patterns.pattern_classifier import PatternClassifier
@@ -37,11 +37,16 @@ class Reloader:
         self._settings = settings
         self._access = access
         self._asked = Event()
+        self._loading = Lock()
         Thread(target=self._run, name="reload", daemon=True).start()
 
     def ask(self) -> None:
         """Has the files read again; asked several times meanwhile, once more."""
         self._asked.set()
+
+    def stop(self) -> None:
+        """Waits for the end of a load, and lets no other begin: the process would come down while C++ is at work."""
+        self._loading.acquire()
 
     def _run(self) -> None:
         while self._asked.wait():
@@ -68,7 +73,8 @@ class Reloader:
     def _replace_model(self) -> None:
         folder = self._settings.model_dir
         tried = try_bundle(folder, seconds=self._settings.load_seconds) if folder else None
-        classifier = load(self._settings)
+        with self._loading:
+            classifier = load(self._settings)
         if tried not in (None, classifier.bundle.sha256):
             raise BundleError(f"model bundle {folder} was replaced while it was tried")
         self._server.replace(classifier)
