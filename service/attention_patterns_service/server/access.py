@@ -93,7 +93,9 @@ class Tokens:
         # Every token is compared, and each in constant time: the time that it takes reveals nothing of the known ones.
         known = [token for token in self._tokens if hmac.compare_digest(token.sha256, digest)]
         if not known:
-            raise AuthenticationError("the token is not known to the server, expected one of its token file")
+            raise AuthenticationError(
+                f"the token with SHA-256 {digest[:8]}... is not known to the server, expected one of its token file"
+            )
         return known[0].name
 
     def charge(self, name: str) -> None:
