@@ -6,6 +6,7 @@ from attention_patterns.attention_map import AttentionMaps
 from attention_patterns.errors import RequestLimitError
 
 MIB = 1 << 20
+HEALTH_CALLS = 8  # calls of health that may be receiving a message
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Limits:
 
         Beside what counts, each call may be receiving a message, and its answer is not refused once it is made.
         """
-        return self.bytes + self.calls * (self.message_bytes + self.answer_bytes)
+        return self.bytes + self.calls * (self.message_bytes + self.answer_bytes) + HEALTH_CALLS * self.message_bytes
 
     def check(self, maps: AttentionMaps) -> None:
         """Refuses maps over the limits.
