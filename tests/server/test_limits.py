@@ -63,11 +63,12 @@ def test_calls_that_are_cancelled_are_counted_out(classifier):
 def test_bytes_over_the_limit_are_refused(classifier):
     large, small = message_of(random_maps(6, 4, 100, 100)), message_of(random_maps(9, 9))
     with (
-        AttentionServer(classifier, port=0, limits=Limits(bytes=len(large) - 1)) as server,
+        AttentionServer(classifier, port=0, limits=Limits(bytes=len(large), message_bytes=len(large))) as server,
         grpc.insecure_channel(server.endpoint) as channel,
+        server.load.hold(1),
     ):
         with pytest.raises(
-            grpc.RpcError, match=f"0 bytes are in flight and {len(large)} came, the server takes"
+            grpc.RpcError, match=f"1 bytes are in flight and {len(large)} came, the server takes"
         ) as refused:
             method_of(channel)(large)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

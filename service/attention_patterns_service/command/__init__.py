@@ -7,7 +7,8 @@ workers.py       several serving processes behind one port, and the supervisor t
 handshake.py     the handshake by which a worker proves to its supervisor that it serves
 signals.py       signals as bytes, to be waited for beside other events
 metrics_page.py  the metrics over HTTP, for Prometheus
-reports.py       errors as one sentence and an exit code
+reports.py       errors as sentences and an exit code
+problems.py      problems that would keep a server from starting, found by trying
 check.py         ``attention-serve --check``: the configuration, and a self-test
 token.py         ``attention-serve token add``: new tokens for callers
 health.py        ``attention-serve health``: a probe
@@ -16,6 +17,7 @@ demo.py          ``make run``: the bundled sample through a real server
 __main__.py      the same command, for ``python -m``
 """
 
+import signal
 import sys
 
 _NAME, _VARIABLES = "attention-serve", "ATTENTION_SERVE"  # the command, and the prefix of its environment variables
@@ -30,6 +32,7 @@ def main() -> None:
 
             arguments, name, variables = sys.argv[2:], f"{_NAME} health", f"{_VARIABLES}_HEALTH"
         else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # "reload" waits until the server listens to it
             from attention_patterns_service.command.cli import app  # noqa: PLC0415  may miss packages
 
             arguments, name, variables = sys.argv[1:], _NAME, _VARIABLES

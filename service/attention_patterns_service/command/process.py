@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from attention_patterns.errors import AttentionPatternsError
 from attention_patterns.pattern_classifier import PatternClassifier
 from attention_patterns_service.command.metrics_page import start_metrics_page
+from attention_patterns_service.command.problems import refuse_problems
 from attention_patterns_service.command.settings import Settings
 from attention_patterns_service.command.signals import listen, next_signal
 from attention_patterns_service.server.access import Open, Tokens
@@ -29,13 +30,14 @@ def serve(settings: Settings, *, as_worker: bool = False, on_ready: Callable[[At
     """Serves until SIGTERM or SIGINT, alone or as one worker of several behind one port.
 
     Raises:
-        BundleError: The bundle is missing, damaged, or made for another rendering.
-        SourceError: A certificate or the token file cannot be read.
-        ServerError: The port, or that of the metrics, cannot be bound.
+        InvalidSettingsError: Something that the server needs cannot be had.
+        BundleError: The net of the bundle cannot be run.
     """
     signals = listen(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     if as_worker:
         _end_with_parent()
+    else:  # of workers the supervisor has tried it
+        refuse_problems(settings)
     write_logs(level=settings.log_level)
     _keep_memory()
     access = Tokens(settings.tokens) if settings.tokens else Open()
@@ -50,8 +52,8 @@ def serve(settings: Settings, *, as_worker: bool = False, on_ready: Callable[[At
         shared_port=as_worker,
         metrics=Metrics(registry := CollectorRegistry()),
     )
-    if not as_worker:  # the supervisor serves the metrics of all workers together
-        start_metrics_page(settings, registry)
+    # The supervisor serves the metrics of all workers together.
+    page = None if as_worker else start_metrics_page(settings, registry)
     for warning in settings.warnings:
         logger.warning(warning)
     gc.freeze()  # all that is loaded stays: the collector need not look at it again and again
@@ -59,6 +61,8 @@ def serve(settings: Settings, *, as_worker: bool = False, on_ready: Callable[[At
     on_ready(server)
     while next_signal(signals) is signal.SIGHUP:
         _reload(server, settings, access)
+        if page:
+            page.reload()
     server.stop(grace=settings.grace)
 
 
@@ -81,11 +85,9 @@ def credentials_of(settings: Settings) -> grpc.ServerCredentials | None:
     """Returns the credentials of the server's port; None where it serves without TLS.
 
     Raises:
-        SourceError: A file cannot be read.
+        SourceError: A file cannot be read, or cannot serve.
     """
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    return Certificates(cert=settings.tls_cert, key=settings.tls_key, client_ca=settings.tls_client_ca).credentials()
+    return Certificates(settings.certificate).credentials() if settings.certificate else None
 
 
 def _reload(server: AttentionServer, settings: Settings, access: Open | Tokens) -> None:

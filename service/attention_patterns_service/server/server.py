@@ -1,6 +1,7 @@
 """The gRPC server of this process."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Self
 
 import grpc
@@ -12,6 +13,7 @@ from attention_patterns import PatternClassifier
 from attention_patterns.errors import ServerError
 from attention_patterns_service.limits import Limits
 from attention_patterns_service.server.access import Access, Open
+from attention_patterns_service.server.address import Address
 from attention_patterns_service.server.gate import Gate, ReflectionGuard
 from attention_patterns_service.server.handlers import Bookkeeping
 from attention_patterns_service.server.load import Load
@@ -28,6 +30,7 @@ _CONNECTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),  # also where it has no call
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),  # and clients may ask as well
     ("grpc.max_concurrent_streams", 100),  # per connection: more wait at the client, and floods of resets are cut off
+    ("grpc.server_handshake_timeout_ms", 20_000),  # a connection that says nothing gives its place back
     ("grpc.max_connection_age_ms", 600_000),  # clients connect anew at times, and find servers that were added
 ]
 _SPARE_THREADS = 4  # for health and reflection, which must not wait for calls in flight
@@ -37,7 +40,7 @@ class AttentionServer:
     """A server in this process; as a context manager it is started and stopped.
 
     Attributes:
-        endpoint: "host:port" that the server is bound to.
+        endpoint: Address that the server is bound to, as clients dial it: "host:port" or "unix:PATH".
         load: Calls and bytes in flight.
         metrics: Figures of the server.
     """
@@ -59,7 +62,7 @@ class AttentionServer:
 
         Args:
             classifier: Classifier that answers the calls.
-            host: Interface to bind.
+            host: Interface to bind, or "unix:PATH" for a socket file.
             port: Port to bind; 0 takes a free one, which ``endpoint`` names.
             limits: Limits of requests and of the load.
             access: Decides who may call; everyone by default.
@@ -87,6 +90,7 @@ class AttentionServer:
             options=[
                 ("grpc.max_receive_message_length", limits.message_bytes),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_allowed_incoming_connections", limits.connections),  # more are closed at once
                 *_CONNECTIONS,
                 ("grpc.so_reuseport", int(shared_port)),  # 0: a taken port is an error, not a second server beside it
             ],
@@ -96,7 +100,10 @@ class AttentionServer:
         if reflection:
             names = (SERVICE, INFERENCE, health.SERVICE_NAME, grpc_reflection.SERVICE_NAME)
             grpc_reflection.enable_server_reflection(names, self._server)
-        self.endpoint = f"{host}:{self._bind(f'{host}:{port}', credentials)}"
+        address = Address(host, port)
+        if not shared_port:
+            address.check_free()
+        self.endpoint = str(replace(address, port=self._bind(str(address), credentials)))
 
     def replace(self, classifier: PatternClassifier) -> None:
         """Has ``classifier`` answer from now on; requests in flight keep the one they began with."""
