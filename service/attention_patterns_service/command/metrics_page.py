@@ -18,7 +18,6 @@ from attention_patterns_service.server.logs import logger
 from attention_patterns_service.server.tls import Certificates
 
 _CONNECTIONS = 8  # at a time, each with a thread
-_SECONDS = 10.0  # after which a connection is cut, whatever it does: as long as Prometheus waits by default
 _PAUSE = 0.1  # seconds after a connection that could not be taken: one that waits would be tried again at once
 
 
@@ -60,8 +59,10 @@ class MetricsPage(ThreadingMixIn, TCPServer):
     Attributes:
         registry: Registry of the metrics.
         access: Decides who may read them.
+        seconds: Time after which a connection is cut, whatever it does; Prometheus waits as long by default.
     """
 
+    seconds = 10.0
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 128
@@ -143,7 +144,7 @@ class MetricsPage(ThreadingMixIn, TCPServer):
 
     def _cut_overdue(self) -> None:
         for request, begun in self._begun.items():
-            if time.monotonic() - begun > _SECONDS:
+            if time.monotonic() - begun > self.seconds:
                 _cut(request)
 
 
