@@ -62,13 +62,14 @@ def test_calls_that_are_cancelled_are_counted_out(classifier):
 
 def test_bytes_over_the_limit_are_refused(classifier):
     large, small = message_of(random_maps(6, 4, 100, 100)), message_of(random_maps(9, 9))
+    most = len(large) + 100  # of a stream each message is a few bytes longer
     with (
-        AttentionServer(classifier, port=0, limits=Limits(bytes=len(large), message_bytes=len(large))) as server,
+        AttentionServer(classifier, port=0, limits=Limits(bytes=most, message_bytes=most)) as server,
         grpc.insecure_channel(server.endpoint) as channel,
-        server.load.hold(1),
+        server.load.hold(101),
     ):
         with pytest.raises(
-            grpc.RpcError, match=f"1 bytes are in flight and {len(large)} came, the server takes"
+            grpc.RpcError, match=f"101 bytes are in flight and {len(large)} came, the server takes"
         ) as refused:
             method_of(channel)(large)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -157,7 +157,7 @@ def test_a_worker_that_cannot_start_is_reported(tmp_path):
     (bundle / "model.onnx").write_bytes(b"no net")
     done = run("--workers=2", "--port=0", f"--model-dir={bundle}")
     assert done.returncode == 1
-    assert re.search(rf"^attention-serve: model bundle {bundle}", done.stderr, re.MULTILINE)
+    assert re.search(rf"^attention-serve: {bundle}/model.onnx cannot be run: ", done.stderr, re.MULTILINE)
     assert "did not start, exit code 1" in done.stderr
 
 
