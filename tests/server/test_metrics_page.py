@@ -147,6 +147,14 @@ def test_metrics_are_shown_to_known_readers_alone(tmp_path):
         assert [ask(port, shown)[0] for shown in (secret, other)] == [401, 200]
 
 
+def test_a_reader_s_share_is_kept(tmp_path):
+    tokens = tmp_path / "metrics.json"
+    secret = run("token", "add", "often", "--tokens", tokens, "--calls-per-second=1").stdout.strip()
+    with page(metrics_tokens=tokens) as (_, port):
+        status, text = until(lambda: (answer := ask(port, secret))[0] != 200 and answer)
+        assert (status, text) == (429, "often may make 1 calls per second; call again later\n")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sighup_reads_the_tokens_of_the_metrics_again(tmp_path, workers):
     tokens = tmp_path / "metrics.json"

@@ -11,6 +11,7 @@ import trustme
 
 from attention_patterns import errors
 from attention_patterns_service import AttentionServer, Client, Limits
+from attention_patterns_service.command.problems import try_settings
 from attention_patterns_service.command.settings import Settings
 from attention_patterns_service.limits import OTHER_FILES
 from attention_patterns_service.server.address import Address
@@ -120,16 +121,18 @@ def test_all_that_is_wrong_is_said_at_once(folder, server):
     ]
 
 
+def problems(**settings):
+    """Returns the sentences on what a server with these settings lacks."""
+    return [trial.sentence for trial in try_settings(Settings(**settings)) if not trial.succeeded]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_address_that_cannot_be_bound_is_named(server, workers):
-    port = server.endpoint.split(":")[1]
-    for options, sentence in {
-        (f"--port={port}",): f"127.0.0.1:{port} cannot be bound: Address already in use",
-        ("--host=192.0.2.1", "--port=1234"): "192.0.2.1:1234 cannot be bound: Cannot assign requested address",
-        (f"--metrics-port={port}",): f"the metrics page on 127.0.0.1:{port} cannot be bound: Address already in use; "
-        "choose another --metrics-port",
-    }.items():
-        assert starts(f"--workers={workers}", *options) == [sentence]
+    port = int(server.endpoint.split(":")[1])
+    taken = f"127.0.0.1:{port} cannot be bound: Address already in use"
+    assert problems(port=port, workers=workers) == [taken]
+    assert problems(port=0, metrics_port=port) == [f"the metrics page on {taken}; choose another --metrics-port"]
+    assert problems(host="192.0.2.1", port=0) == ["192.0.2.1:0 cannot be bound: Cannot assign requested address"]
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 300, "1.2.3.4.5", "::g"])
@@ -204,10 +207,7 @@ def test_a_budget_smaller_than_a_message_is_refused():
         Limits(bytes=9, message_bytes=10)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("GRACE", "inf"), ("GRACE", "nan"), ("MAX_SECONDS", "0"), ("MAX_IDLE_SECONDS", "0"), ("LOG_LEVEL", "nonsense")],
-)
+@pytest.mark.parametrize(("name", "value"), [("GRACE", "inf"), ("MAX_SECONDS", "0"), ("LOG_LEVEL", "nonsense")])
 def test_variables_are_refused_like_options(name, value):
     done = run("--port=0", env=os.environ | {f"ATTENTION_SERVE_{name}": value})
     assert (done.returncode in {1, 2}, done.stdout) == (True, "")
@@ -268,7 +268,7 @@ def test_ipv6_is_served_and_announced_as_it_is_dialled(host, workers):
         with Client(endpoint) as client:
             assert client.model().version
         assert run("health", endpoint).stdout == "SERVING\n"
-        assert starts("--host", host, f"--port={port}") == [f"{endpoint} cannot be bound: Address already in use"]
+        assert problems(host=host, port=port) == [f"{endpoint} cannot be bound: Address already in use"]
         process.terminate()
         assert "can read the calls" not in process.stderr.read()  # it is of this machine alone
 
@@ -280,7 +280,7 @@ def test_a_socket_file_is_served_and_announced_as_it_is_dialled(tmp_path):
         with Client(endpoint) as client:
             assert client.model().version
         assert run("health", endpoint).stdout == "SERVING\n"
-        assert starts("--host", endpoint) == [f"{endpoint} cannot be bound: Address already in use"]
+        assert problems(host=endpoint) == [f"{endpoint} cannot be bound: Address already in use"]
         with Client(endpoint) as client:  # the other one did not take its place
             assert client.model().version
         process.kill()
