@@ -13,6 +13,7 @@ from typing import Any
 from attention_patterns.errors import InvalidSettingsError, ServerError
 
 _FILE = "unix:"
+_LACKING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # "localhost" names IPv6 also where there is none
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,14 @@ class Address:
         """Binds all that the name stands for to one port, and returns it; what this machine lacks may be left out."""
         port, lacking = 0, None
         for family, address in self.resolve():
-            holder = holders.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that end there do not take it
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
             try:
+                holder = holders.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                # Connections that end there do not take it.
+                holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
                 holder.bind((address[0], port or self.port, *address[2:]))
             except OSError as error:
-                if error.errno != errno.EADDRNOTAVAIL:
+                if error.errno not in _LACKING:
                     raise
                 lacking = error
             else:
