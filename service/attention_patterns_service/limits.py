@@ -1,12 +1,42 @@
 """The limits of a server, and the checks of a request against them."""
 
-from dataclasses import dataclass
+import resource
+import sys
+from dataclasses import dataclass, field, fields
 
 from attention_patterns.attention_map import AttentionMaps
-from attention_patterns.errors import RequestLimitError
+from attention_patterns.errors import InvalidSettingsError, RequestLimitError
 
 MIB = 1 << 20
 HEALTH_CALLS = 8  # calls of health that may be receiving a message
+DAY = 86_400  # seconds, the most that any limit of time may have
+OTHER_FILES = 64  # of a server besides its connections: libraries, logs, files that are read again, the metrics page
+_MOST = {  # gRPC counts bytes in 32 bits
+    "message_bytes": 2047 * MIB,
+    "answer_bytes": 2047 * MIB,
+    "seconds": DAY,
+    "idle_seconds": DAY,
+    "stream_seconds": DAY,
+}
+_MOST_CONNECTIONS = 4096
+
+
+def connections_by_open_files() -> int:
+    """Returns the number of connections that the limit of open files of this process (``ulimit -n``) has room for."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(_MOST_CONNECTIONS, files - OTHER_FILES))
+
+
+def check_range(name: str, value: float, *, most: float, zero: bool = False) -> None:
+    """Checks that a number is above 0, or with ``zero`` at least 0, and at most ``most``.
+
+    Raises:
+        InvalidSettingsError: It is not, or is no number.
+    """
+    if not (0 < value <= most or (zero and value == 0)):
+        raise InvalidSettingsError(
+            f"{name} is {value:,}, expected {'at least' if zero else 'above'} 0 and at most {most:,}"
+        )
 
 
 @dataclass(frozen=True)
@@ -26,6 +56,10 @@ class Limits:
         seconds: Longest time that a request may take, where its own deadline is not earlier.
         idle_seconds: Longest time between two good requests of an open stream.
         stream_seconds: Longest time that a stream may stay open.
+        connections: Most connections at a time; by default as many as the limit of open files leaves room for.
+
+    Raises:
+        InvalidSettingsError: A value makes no sense, or two of them do not fit together.
     """
 
     message_bytes: int = 72 * MIB
@@ -39,6 +73,16 @@ class Limits:
     seconds: float = 60.0
     idle_seconds: float = 300.0
     stream_seconds: float = 3600.0
+    connections: int = field(default_factory=connections_by_open_files)
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            check_range(f"limit '{limit.name}'", getattr(self, limit.name), most=_MOST.get(limit.name, sys.maxsize))
+        if self.bytes < 2 * self.message_bytes:
+            raise InvalidSettingsError(
+                f"limit 'bytes' is {self.bytes:,}, expected room in its half for the largest message, 'message_bytes', "
+                f"of {self.message_bytes:,}"
+            )
 
     @property
     def memory(self) -> int:

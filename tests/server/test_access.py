@@ -17,8 +17,9 @@ from attention_patterns_service.command.cli import app
 from attention_patterns_service.command.process import credentials_of
 from attention_patterns_service.command.settings import Settings
 from attention_patterns_service.server.access import Tokens
+from attention_patterns_service.server.address import Address
+from attention_patterns_service.server.client_names import ClientNames
 from attention_patterns_service.server.methods import SERVICE
-from attention_patterns_service.server.tls import ClientNames
 from tests.helpers.calls import method_of
 from tests.helpers.drawn_maps import random_maps
 from tests.helpers.servers import free_port
@@ -232,7 +233,9 @@ def test_health_has_a_port_of_its_own_that_answers_nothing_else(classifier, auth
     settings = Settings(tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem")
     port = free_port()
     with (
-        AttentionServer(classifier, port=0, credentials=credentials_of(settings), health_port=port) as server,
+        AttentionServer(
+            classifier, port=0, credentials=credentials_of(settings), health_address=Address("127.0.0.1", port)
+        ) as server,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         stub = health_pb2_grpc.HealthStub(channel)
@@ -246,7 +249,7 @@ def test_health_has_a_port_of_its_own_that_answers_nothing_else(classifier, auth
         taken.bind(("127.0.0.1", port))
         taken.listen()
         with pytest.raises(errors.ServerError, match=f"127.0.0.1:{port} cannot be bound"):
-            AttentionServer(classifier, port=0, health_port=port)
+            AttentionServer(classifier, port=0, health_address=Address("127.0.0.1", port))
 
 
 def test_a_renewed_certificate_is_taken_up(classifier, authority, tmp_path):

@@ -27,6 +27,7 @@ from attention_patterns_service.command.process import credentials_of
 from attention_patterns_service.command.settings import Settings
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.attention_patterns.v1.attention_patterns_pb2_grpc import AttentionPatternServiceStub
+from attention_patterns_service.server.address import Address
 from attention_patterns_service.server.methods import SERVICE
 from tests.helpers.server_metrics import METRICS
 from tests.helpers.servers import free_port, until
@@ -253,7 +254,9 @@ def test_the_probes_of_the_pod_pass(secrets, classifier, kind):
     asked = health_pb2.HealthCheckRequest(service=CONTAINER[f"{kind}Probe"]["grpc"]["service"])
     port = free_port()
     with (
-        AttentionServer(classifier, port=0, credentials=credentials_of(settings), health_port=port),
+        AttentionServer(
+            classifier, port=0, credentials=credentials_of(settings), health_address=Address("127.0.0.1", port)
+        ),
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         answer = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=60)

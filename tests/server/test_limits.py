@@ -68,12 +68,14 @@ def test_calls_that_are_cancelled_are_counted_out(classifier):
 
 def test_bytes_over_the_limit_are_refused(classifier):
     large, small = message_of(random_maps(6, 4, 100, 100)), message_of(random_maps(9, 9))
+    most = len(large) + 100  # of a stream each message is a few bytes longer
     with (
-        AttentionServer(classifier, port=0, limits=Limits(bytes=2 * len(large) - 1)) as server,
+        AttentionServer(classifier, port=0, limits=Limits(bytes=2 * most, message_bytes=most)) as server,
         grpc.insecure_channel(server.endpoint) as channel,
     ):
+        server.load.add_bytes(messages=101)
         with pytest.raises(
-            grpc.RpcError, match=f"0 bytes of messages are in flight and {len(large)} came, the server takes"
+            grpc.RpcError, match=f"101 bytes of messages are in flight and {len(large)} came, the server takes"
         ) as refused:
             method_of(channel)(large)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -222,7 +224,7 @@ def test_each_message_of_a_stream_needs_a_known_token(classifier, tmp_path):
         add_token(path, "eve", calls_per_second=1)
         access.reload()
         sent.put(good)
-        with pytest.raises(grpc.RpcError, match="the token is not known") as refused:
+        with pytest.raises(grpc.RpcError, match="is not known to the server") as refused:
             next(answers)
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
         until(lambda: is_idle(server))

@@ -175,7 +175,9 @@ def test_sigterm_ends_a_server_that_tries_an_endless_net(tmp_path):
         process.send_signal(signal.SIGHUP)
         children = Path(f"/proc/{process.pid}/task")
         trial = until(lambda: "".join(path.read_text() for path in children.glob("*/children")).split())
-        until(lambda: "attention_patterns_service.command.trial" in Path(f"/proc/{trial[0]}/cmdline").read_text())
+        until(
+            lambda: "attention_patterns_service.command.bundle_trial" in Path(f"/proc/{trial[0]}/cmdline").read_text()
+        )
         process.terminate()
         assert process.wait(60) == 0
     until(lambda: not is_running(trial[0]))

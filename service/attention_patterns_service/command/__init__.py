@@ -4,12 +4,13 @@ cli.py           the command line: serving, with one option per setting, and the
 settings.py      the effective configuration of a server process
 process.py       one serving process, from loading to its end
 reload.py        tokens and bundle, read again while it serves
-trial.py         a bundle tried in a process of its own, which alone can come to harm
+bundle_trial.py    a bundle tried in a process of its own, which alone can come to harm
 workers.py       several serving processes behind one port, and the supervisor that replaces dead ones
 handshake.py     the handshake by which a worker proves to its supervisor that it serves
 signals.py       signals as bytes, to be waited for beside other events
 metrics_page.py  the metrics over HTTP, for Prometheus
-reports.py       errors as one sentence and an exit code
+reports.py       errors as sentences and an exit code
+problems.py      problems that would keep a server from starting, found by trying
 check.py         ``attention-serve --check``: the configuration, and a self-test
 token.py         ``attention-serve token add``: new tokens for callers
 health.py        ``attention-serve health``: a probe
@@ -18,6 +19,7 @@ demo.py          ``make run``: the bundled sample through a real server
 __main__.py      the same command, for ``python -m``
 """
 
+import signal
 import sys
 
 _NAME, _VARIABLES = "attention-serve", "ATTENTION_SERVE"  # the command, and the prefix of its environment variables
@@ -32,6 +34,7 @@ def main() -> None:
 
             arguments, name, variables = sys.argv[2:], f"{_NAME} health", f"{_VARIABLES}_HEALTH"
         else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # "reload" waits until the server listens to it
             from attention_patterns_service.command.cli import app  # noqa: PLC0415  may miss packages
 
             arguments, name, variables = sys.argv[1:], _NAME, _VARIABLES

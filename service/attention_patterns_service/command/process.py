@@ -11,6 +11,7 @@ import grpc
 from prometheus_client import CollectorRegistry
 
 from attention_patterns_service.command.metrics_page import start_metrics_page
+from attention_patterns_service.command.problems import refuse_problems
 from attention_patterns_service.command.reload import Reloader, load
 from attention_patterns_service.command.settings import Settings
 from attention_patterns_service.command.signals import (
@@ -21,10 +22,11 @@ from attention_patterns_service.command.signals import (
     work_until_signal,
 )
 from attention_patterns_service.server.access import Open, Tokens
+from attention_patterns_service.server.client_names import ClientNames
 from attention_patterns_service.server.logs import logger, write_logs
 from attention_patterns_service.server.metrics import Metrics
 from attention_patterns_service.server.server import AttentionServer
-from attention_patterns_service.server.tls import Certificates, ClientNames
+from attention_patterns_service.server.tls import Certificates
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _LAST = 5.0  # seconds beyond the grace after which the process ends, whatever its threads do
@@ -34,15 +36,17 @@ def serve(settings: Settings, *, as_worker: bool = False, on_ready: Callable[[At
     """Serves until SIGTERM or SIGINT, alone or as one worker of several behind one port.
 
     Raises:
-        BundleError: The bundle is missing, damaged, or made for another rendering.
-        SourceError: A certificate or the token file cannot be read.
-        ServerError: The port, or that of the metrics, cannot be bound.
+        InvalidSettingsError: Something that the server needs cannot be had.
+        BundleError: The net of the bundle cannot be run.
     """
     signals = listen(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     if as_worker:
         end_with_parent(signal.SIGTERM)
+    else:  # of workers the supervisor has tried it
+        refuse_problems(settings)
     write_logs(level=settings.log_level)
     _keep_memory()
+    metrics = Metrics(registry := CollectorRegistry())
     access = Tokens(settings.tokens) if settings.tokens else Open()
     server = AttentionServer(
         work_until_signal(signals, lambda: load(settings)),
@@ -51,15 +55,15 @@ def serve(settings: Settings, *, as_worker: bool = False, on_ready: Callable[[At
         limits=settings.limits,
         access=access,
         client_names=ClientNames(frozenset(settings.tls_client_names)),
-        credentials=credentials_of(settings),
-        health_port=settings.health_port,
+        credentials=credentials_of(settings, lambda success: metrics.note_reload("certificates", success=success)),
+        health_address=settings.health_address,
         reflection=settings.reflection,
         shared_port=as_worker,
-        metrics=Metrics(registry := CollectorRegistry()),
+        metrics=metrics,
         on_death=_end_deaf,
     )
-    if not as_worker:  # the supervisor serves the metrics of all workers together
-        start_metrics_page(settings, registry)
+    # The supervisor serves the metrics of all workers together.
+    page = None if as_worker else start_metrics_page(settings, registry)
     for warning in settings.warnings:
         logger.warning(warning)
     gc.freeze()  # all that is loaded stays: the collector need not look at it again and again
@@ -68,20 +72,24 @@ def serve(settings: Settings, *, as_worker: bool = False, on_ready: Callable[[At
     on_ready(server)
     while next_signal(signals) is signal.SIGHUP:
         reloader.ask()
+        if page:
+            page.reload()
     end_at_latest_in(settings.grace + _LAST)
     server.stop(grace=settings.grace)
     reloader.stop()
 
 
-def credentials_of(settings: Settings) -> grpc.ServerCredentials | None:
+def credentials_of(
+    settings: Settings, on_renewal: Callable[[bool], None] = lambda _success: None
+) -> grpc.ServerCredentials | None:
     """Returns the credentials of the server's port; None where it serves without TLS.
 
+    ``on_renewal`` receives whether a certificate that was renewed can serve.
+
     Raises:
-        SourceError: A file cannot be read.
+        SourceError: A file cannot be read, or cannot serve.
     """
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    return Certificates(cert=settings.tls_cert, key=settings.tls_key, client_ca=settings.tls_client_ca).credentials()
+    return Certificates(settings.certificate, on_renewal).credentials() if settings.certificate else None
 
 
 def _end_deaf() -> None:

@@ -6,8 +6,8 @@ from threading import Event, Lock, Thread
 
 from attention_patterns.errors import AttentionPatternsError, BundleError
 from attention_patterns.pattern_classifier import PatternClassifier
+from attention_patterns_service.command.bundle_trial import try_bundle
 from attention_patterns_service.command.settings import Settings
-from attention_patterns_service.command.trial import try_bundle
 from attention_patterns_service.server.access import Open, Tokens
 from attention_patterns_service.server.logs import logger
 from attention_patterns_service.server.server import AttentionServer

@@ -1,4 +1,4 @@
-"""Errors of a command as one sentence on standard error and an exit code."""
+"""Errors of a command as sentences on standard error and an exit code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from attention_patterns.errors import AttentionPatternsError
 
 @contextmanager
 def errors_reported(command: str) -> Iterator[None]:
-    """Ends ``command`` with exit code 1 and one sentence where an error of ours or of the system is raised inside.
+    """Ends ``command`` with exit code 1 and a line per sentence of an error of ours or of the system raised inside.
 
     Raises:
         typer.Exit: Such an error was raised.
@@ -18,5 +18,6 @@ def errors_reported(command: str) -> Iterator[None]:
     try:
         yield
     except (AttentionPatternsError, OSError) as error:  # OSError: a full disk, a folder without permission
-        typer.echo(f"{command}: {error}", err=True)
+        for sentence in str(error).splitlines():
+            typer.echo(f"{command}: {sentence}", err=True)
         raise typer.Exit(1) from error

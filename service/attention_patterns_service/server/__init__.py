@@ -1,7 +1,9 @@
 """The gRPC server: a call passes the gate, its handler reads the messages, a method answers each through the pipeline.
 
 access.py        bearer tokens that let callers in, and their rates
+address.py       the address of a server: an interface and a port, or a socket file
 call.py          one request: its deadline, its figures, the time of each stage
+client_names.py  names in clients' certificates, of which some may be let in
 gate.py          the gate, where a call is let in or refused
 handlers.py      the handlers of calls that were let in
 health.py        health, which answers whatever else the server has to do

@@ -16,11 +16,11 @@ from attention_patterns.errors import AbandonedError, MessageError
 from attention_patterns_service.contract.errors import Failure, attempt, status_of
 from attention_patterns_service.server.access import Access
 from attention_patterns_service.server.call import Call, Caller
+from attention_patterns_service.server.client_names import ClientNames, names_in_certificate
 from attention_patterns_service.server.load import Holding, Load
 from attention_patterns_service.server.logs import log_call, log_refusal, log_stream
 from attention_patterns_service.server.metrics import Metrics
 from attention_patterns_service.server.streams import Incoming
-from attention_patterns_service.server.tls import ClientNames, names_in_certificate
 from attention_patterns_service.server.traces import Trace
 from attention_patterns_service.server.watchdog import Watchdog
 

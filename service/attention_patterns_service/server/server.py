@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Self
 
 import grpc
@@ -11,6 +12,8 @@ from attention_patterns import PatternClassifier
 from attention_patterns.errors import ServerError
 from attention_patterns_service.limits import Limits
 from attention_patterns_service.server.access import Access, Open
+from attention_patterns_service.server.address import Address
+from attention_patterns_service.server.client_names import ClientNames
 from attention_patterns_service.server.gate import Gate
 from attention_patterns_service.server.handlers import Desk
 from attention_patterns_service.server.health import Health
@@ -22,7 +25,6 @@ from attention_patterns_service.server.open_inference.methods import OpenInferen
 from attention_patterns_service.server.pipeline import Pipeline
 from attention_patterns_service.server.reflection import Reflection
 from attention_patterns_service.server.threads import start_pool
-from attention_patterns_service.server.tls import ClientNames
 from attention_patterns_service.server.traces import load_tracing
 from attention_patterns_service.server.watchdog import Watchdog
 
@@ -31,6 +33,7 @@ _CONNECTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),  # also where it has no call
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),  # and clients may ask as well
     ("grpc.max_concurrent_streams", 100),  # per connection: more wait at the client, and floods of resets are cut off
+    ("grpc.server_handshake_timeout_ms", 20_000),  # a connection that says nothing gives its place back
     ("grpc.max_connection_age_ms", 600_000),  # clients connect anew at times, and find servers that were added
 ]
 _SPARE_THREADS = 4  # for calls that begin while others, which ended, leave their threads
@@ -42,7 +45,7 @@ class AttentionServer:
     """A server in this process; as a context manager it is started and stopped.
 
     Attributes:
-        endpoint: "host:port" that the server is bound to.
+        endpoint: Address that the server is bound to, as clients dial it: "host:port" or "unix:PATH".
         load: Calls and bytes in flight.
         metrics: Figures of the server.
     """
@@ -57,7 +60,7 @@ class AttentionServer:
         access: Access | None = None,
         client_names: ClientNames | None = None,
         credentials: grpc.ServerCredentials | None = None,
-        health_port: int | None = None,
+        health_address: Address | None = None,
         reflection: bool = False,
         shared_port: bool = False,
         metrics: Metrics | None = None,
@@ -67,13 +70,13 @@ class AttentionServer:
 
         Args:
             classifier: Classifier that answers the calls.
-            host: Interface to bind.
+            host: Interface to bind, or "unix:PATH" for a socket file.
             port: Port to bind; 0 takes a free one, which ``endpoint`` names.
             limits: Limits of requests and of the load.
             access: Decides who may call; everyone by default.
             client_names: Decides who may call by the names in their certificates; everyone by default.
             credentials: Credentials for TLS; without them nothing is encrypted.
-            health_port: Port that answers health checks alone, never encrypted; None for no such port.
+            health_address: Address that answers health checks alone, never encrypted; None for none.
             reflection: Whether the server describes its methods to those who may call.
             shared_port: Whether other processes may bind the port as well, and share its connections.
             metrics: Figures to keep; new ones by default.
@@ -108,12 +111,16 @@ class AttentionServer:
             options=[
                 ("grpc.max_receive_message_length", limits.message_bytes),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_allowed_incoming_connections", limits.connections),  # more are closed at once
                 *_CONNECTIONS,
                 ("grpc.so_reuseport", int(shared_port)),  # 0: a taken port is an error, not a second server beside it
             ],
         )
-        self.endpoint = f"{host}:{_bind(self._server, f'{host}:{port}', credentials)}"
-        self._probes = self._new_probes(f"{host}:{health_port}") if health_port else None
+        address = Address(host, port)
+        if not shared_port:
+            address.check_free()
+        self.endpoint = str(replace(address, port=_bind(self._server, address, credentials)))
+        self._probes = self._new_probes(health_address) if health_address else None
 
     def replace(self, classifier: PatternClassifier) -> None:
         """Has ``classifier`` answer from now on; requests in flight keep the one they began with."""
@@ -151,7 +158,7 @@ class AttentionServer:
         """Stops the server at once."""
         self.stop()
 
-    def _new_probes(self, address: str) -> grpc.Server:
+    def _new_probes(self, address: Address) -> grpc.Server:
         """Returns a server of health alone, for probes that speak no TLS and have no certificate."""
         options = [("grpc.max_receive_message_length", 4096), *_CONNECTIONS]
         probes = grpc.server(self._pools["refuse"], handlers=[self._health], options=options)
@@ -159,9 +166,11 @@ class AttentionServer:
         return probes
 
 
-def _bind(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+def _bind(server: grpc.Server, address: Address, credentials: grpc.ServerCredentials | None) -> int:
     """Binds an address and returns its port."""
     try:
-        return server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        if credentials:
+            return server.add_secure_port(str(address), credentials)
+        return server.add_insecure_port(str(address))
     except RuntimeError as error:
         raise ServerError(f"{address} cannot be bound: {error}") from error

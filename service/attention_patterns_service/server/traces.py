@@ -12,7 +12,7 @@ from attention_patterns.programs.extras import name_missing_extra
 from attention_patterns_service.contract.errors import Failure
 from attention_patterns_service.server.call import Call
 
-_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 Trace = Callable[[Call, Failure | None, Iterable[tuple[str, Any]]], None]
 
 
@@ -22,9 +22,9 @@ def load_tracing() -> Trace | None:
     Raises:
         MissingExtraError: Traces are asked for and the extra ``traces`` is not installed.
     """
-    if _ENDPOINT not in os.environ:
+    if ENDPOINT not in os.environ:
         return None
-    with name_missing_extra("traces", needed_by=_ENDPOINT):
+    with name_missing_extra("traces", needed_by=ENDPOINT):
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415

@@ -10,7 +10,7 @@ from pathlib import Path
 from attention_patterns.errors import AttentionPatternsError, BundleError
 from attention_patterns_service.command.signals import end_with_parent
 
-_COMMAND = (sys.executable, "-P", "-m", "attention_patterns_service.command.trial")
+_COMMAND = (sys.executable, "-P", "-m", "attention_patterns_service.command.bundle_trial")
 _MEMORY = 8 << 30  # bytes of addresses, of which onnxruntime and numpy use a small part
 _LONGEST_REPORT = 2000  # characters
 
