@@ -14,5 +14,6 @@ fuzz_targets.py         what is fed, and the judges of what comes of it
 test_bad_input.py       bad input, one by one
 test_broken_clients.py  callers who break the rules, do not end their calls, or ask for too much
 test_faults.py          servers that fail while they are called
+test_foreign_text.py    names and tokens that act upon a terminal or a page
 test_fuzz.py            bad input in bulk, and proofs that the fuzzer finds
 """

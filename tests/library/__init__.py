@@ -4,6 +4,7 @@ test_attention_map.py   arrays that are no attention maps, each refused with its
 test_bundle.py          the model bundle: read, checked, refused
 test_classification.py  classifications: shapes, declarations, padding, causality, warnings
 test_extras.py          the message for a missing extra, for each way of installing
+test_foreign_text.py    text that others wrote, spelt out and bounded
 test_golden.py          renderings and classifications as recorded in golden/
 test_measures.py        measures against arithmetic by hand and against numpy
 test_rendering.py       images against the documented rendering, at many lengths

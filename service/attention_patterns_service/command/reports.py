@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import typer
 
 from attention_patterns.errors import AttentionPatternsError
+from attention_patterns.programs.foreign_text import print_error
 
 
 @contextmanager
@@ -18,5 +19,5 @@ def errors_reported(command: str) -> Iterator[None]:
     try:
         yield
     except (AttentionPatternsError, OSError) as error:  # OSError: a full disk, a folder without permission
-        typer.echo(f"{command}: {error}", err=True)
+        print_error(f"{command}: {error}")
         raise typer.Exit(1) from error

@@ -14,6 +14,7 @@ import typer
 from attention_patterns.bundle import ModelBundle
 from attention_patterns.errors import BundleError
 from attention_patterns.patterns import PATTERNS
+from attention_patterns.programs.foreign_text import print_path
 from attention_patterns.programs.whole_files import write_whole
 from attention_patterns.rendering import CHANNELS
 from attention_patterns_service.command.reports import errors_reported
@@ -36,7 +37,7 @@ def triton(
     Prints the folder of the exported model, named after the bundle. An earlier export there is replaced.
     """
     with errors_reported("attention-serve triton"):
-        typer.echo(export(ModelBundle.read(model_dir), folder, instances=instances))
+        print_path(export(ModelBundle.read(model_dir), folder, instances=instances))
 
 
 def export(bundle: ModelBundle, folder: Path, *, instances: int = 2) -> Path:

@@ -13,6 +13,7 @@ from attention_patterns_service.contract.converters import (
     IMAGES,
     STREAMED_ANSWER,
     STREAMED_HEADS,
+    check_request_id,
     declaration_of,
     images_of,
     images_response_of,
@@ -82,6 +83,7 @@ class AttentionPatternService:
         self, parcel: Parcel[pb.ClassifyHeadsRequest], classifier: PatternClassifier, call: Call
     ) -> DecodedRequest[Classification]:
         request, limits = parcel.message, self._pipeline.limits
+        check_request_id(request.request_id)
         call.request_id = request.request_id
         maps = maps_of(parcel)
         limits.check(maps)
@@ -97,6 +99,7 @@ class AttentionPatternService:
         self, parcel: Parcel[pb.ClassifyImagesRequest], classifier: PatternClassifier, call: Call
     ) -> DecodedRequest[NetAnswer]:
         bundle, request_id = classifier.bundle, parcel.message.request_id
+        check_request_id(request_id)
         call.request_id = request_id
         images = images_of(parcel, image_size=bundle.image_size)
         self._pipeline.limits.check_count(len(images))

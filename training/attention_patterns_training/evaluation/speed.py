@@ -15,10 +15,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from rich import print as show
 from sklearn.metrics import f1_score
 
 from attention_patterns.bundle import BUNDLED, ModelBundle
+from attention_patterns.programs.terminal import show
 from attention_patterns_training.evaluation.ablation import ALTERNATIVES, PLAINLY, answer_names
 from attention_patterns_training.evaluation.card import write_card
 from attention_patterns_training.evaluation.results import write_section
