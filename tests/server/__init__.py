@@ -6,6 +6,7 @@ test_contract.py                 generated code and comments of the contract
 test_demo.py                     ``make run``
 test_deploy.py                   files for deployment, each checked by the tool that reads it
 test_limits.py                   limits on calls, bytes, maps and time
+test_logs.py                     logs of server processes, and readers who stop reading
 test_metrics.py                  figures for Prometheus, counted by hand
 test_open_inference.py           the Open Inference Protocol, asked by Triton's own client
 test_open_inference_messages.py  the Open Inference Protocol, asked by plain messages

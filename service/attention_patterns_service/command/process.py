@@ -36,7 +36,8 @@ def serve(settings: Settings, *, as_worker: bool = False, on_ready: Callable[[At
     signals = listen(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     if as_worker:
         _end_with_parent()
-    write_logs(level=settings.log_level)
+    metrics = Metrics(CollectorRegistry())
+    write_logs(level=settings.log_level, on_drop=metrics.count_dropped_line)
     _keep_memory()
     access = Tokens(settings.tokens) if settings.tokens else Open()
     server = AttentionServer(
@@ -48,10 +49,10 @@ def serve(settings: Settings, *, as_worker: bool = False, on_ready: Callable[[At
         credentials=credentials_of(settings),
         reflection=settings.reflection,
         shared_port=as_worker,
-        metrics=Metrics(registry := CollectorRegistry()),
+        metrics=metrics,
     )
     if not as_worker:  # the supervisor serves the metrics of all workers together
-        start_metrics_page(settings, registry)
+        start_metrics_page(settings, metrics.registry)
     for warning in settings.warnings:
         logger.warning(warning)
     gc.freeze()  # all that is loaded stays: the collector need not look at it again and again
