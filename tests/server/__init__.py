@@ -14,6 +14,7 @@ test_other_clients.py            clients that share no code with this project
 test_process.py                  server processes: signals, reloading, workers, logs, settings
 test_service.py                  the server's methods, streams, health and end
 test_service_errors.py           error classes on the wire
+test_token_file.py               the token file, and the commands that change it
 test_traces.py                   OpenTelemetry traces
 test_triton_export.py            the net as a model of a Triton model repository
 test_wire.py                     messages written and read beside their payload

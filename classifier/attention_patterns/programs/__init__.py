@@ -5,5 +5,5 @@ extras.py        the extra that a missing package comes with, and the command th
 foreign_text.py  text that others wrote, made safe for where it is shown
 json_logs.py     logs as one JSON object per line
 terminal.py      grids of patterns, shares and attention as tables in the terminal
-whole_files.py   files that appear under their name only when they are whole
+whole_files.py   files that appear under their name only when they are whole, and small files read whole
 """

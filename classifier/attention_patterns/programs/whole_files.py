@@ -1,10 +1,12 @@
-"""Files that appear under their name only when they are whole."""
+"""Files that appear under their name only when they are whole, and small files that are read whole."""
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
+def write_whole(path: Path, content: bytes | str, *, mode: int = 0o666, keep_owner: bool = False) -> None:
     """Writes a file under a passing name beside its own, and gives it its name once it is on the disk.
 
     A process that is killed, or a disk that is full, leaves the file that stood there before. A process that is killed
@@ -14,15 +16,18 @@ def write_whole(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
         path: Path of the file; its folder exists.
         content: Bytes, or text that is written as UTF-8.
         mode: Permissions before the umask, whatever those of an earlier file; 0o600 for a secret.
+        keep_owner: Whether the file stays that of the owner of an earlier one, who could not read it otherwise.
 
     Raises:
-        OSError: The file cannot be written, for example because the disk is full.
+        OSError: The file cannot be written, for example because the disk is full, or cannot stay its owner's.
     """
     passing = passing_path(path)
     try:
         passing.unlink(missing_ok=True)
         descriptor = os.open(passing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
+            if keep_owner and path.exists() and (owner := path.stat().st_uid) != os.geteuid():
+                os.fchown(descriptor, owner, -1)
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -34,3 +39,26 @@ def write_whole(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
 def passing_path(path: Path) -> Path:
     """Returns the path of the hidden file that holds the content of ``path`` until it is whole."""
     return path.with_name(f".{path.name}.partial")
+
+
+def read_whole(path: Path, *, most: int) -> bytes:
+    """Reads a small file; a pipe or a device, which may have no end, and a large file are refused.
+
+    Args:
+        path: Path of the file, or of a link to it.
+        most: Bytes that it may hold.
+
+    Raises:
+        OSError: The file is not there, cannot be read, is larger, or is not a regular file.
+    """
+
+    def open_at_once(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)  # a pipe would wait for its writer
+
+    with open(path, "rb", opener=open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"holds more than {most} bytes", str(path))
+    return content

@@ -13,6 +13,7 @@ pipeline.py      the road of a request that is classified: hold, decode, classif
 server.py        the server, put together
 streams.py       answers to the messages of a stream, in their order
 tls.py           certificates that may be renewed while the server runs
+token_file.py    the file of the tokens, read, changed and checked
 traces.py        OpenTelemetry traces
 watchdog.py      the end of calls that wait too long for their caller
 open_inference/  the Open Inference Protocol
