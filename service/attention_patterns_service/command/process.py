@@ -6,12 +6,14 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import grpc
 from prometheus_client import CollectorRegistry
 
 from attention_patterns.errors import AttentionPatternsError
 from attention_patterns.pattern_classifier import PatternClassifier
+from attention_patterns.programs.temporary_folders import share_folder
 from attention_patterns_service.command.metrics_page import start_metrics_page
 from attention_patterns_service.command.settings import Settings
 from attention_patterns_service.command.signals import listen, next_signal
@@ -36,6 +38,7 @@ def serve(settings: Settings, *, as_worker: bool = False, on_ready: Callable[[At
     signals = listen(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     if as_worker:
         _end_with_parent()
+        share_folder(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
     metrics = Metrics(CollectorRegistry())
     write_logs(level=settings.log_level, on_drop=metrics.count_dropped_line)
     _keep_memory()

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from attention_patterns.errors import ServerError
+from attention_patterns.programs.temporary_folders import temporary_folder
 from attention_patterns_service.command.handshake import Handshake
 from attention_patterns_service.command.metrics_page import start_metrics_page
 from attention_patterns_service.command.settings import DEATH_SECONDS, Settings
@@ -41,8 +41,8 @@ def serve_by_workers(
     """
     signals = listen(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
     write_logs(level=settings.log_level)
-    with _reserve_port(settings) as port, tempfile.TemporaryDirectory(prefix="attention-metrics-") as metrics:
-        workers = _Workers(settings, options, port=port, metrics=metrics)
+    with _reserve_port(settings) as port, temporary_folder("attention-metrics-") as metrics:
+        workers = _Workers(settings, options, port=port, metrics=str(metrics))
         try:
             workers.run(signals, on_ready)
         finally:
