@@ -269,6 +269,7 @@ def _read_groups(
 ) -> tuple[TokenGroup, ...]:
     groups = [TokenGroup(n, np.array(p, np.int64)) for n, p in special_token_positions(tokens or ()).items()]
     special = {group.name for group in groups}
+    member = np.empty(length, np.bool_)
     for name, positions in (declared or {}).items():
         if name in special:
             raise TokenGroupsError(f"token group {name!r} has the name of a special token of this input")
@@ -277,7 +278,9 @@ def _read_groups(
             raise TokenGroupsError(
                 f"token group {name!r} has positions {sent.tolist()!r:.80}, expected integers from 0 to {length - 1}"
             )
-        inside = np.flatnonzero(np.isin(kept, sent)).astype(np.int64)
+        member[:] = False
+        member[sent] = True
+        inside = np.flatnonzero(member[kept]).astype(np.int64)
         if inside.size == 0:
             raise TokenGroupsError(f"token group {name!r} lies wholly in the padding")
         groups.append(TokenGroup(name, inside))

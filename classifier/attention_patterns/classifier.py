@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from attention_patterns.attention_map import AttentionMaps, DataType, Declaration, read_attention, read_declaration
 from attention_patterns.classification import Classification, MeasuredMaps, NetAnswer, Prediction, with_doubts
 from attention_patterns.errors import AbandonedError, InvalidDeclarationError, ShapeError
-from attention_patterns.measures import SurveyedMaps, measure_attention_to, measure_evidence
+from attention_patterns.measures import AttentionTo, SurveyedMaps, measure_attention_to, measure_evidence
 from attention_patterns.outputs import Tokenizer, inputs_of
 from attention_patterns.rendering import Survey, find_causal, survey
 
@@ -32,7 +32,8 @@ class Oversight:
     """The functions by which a caller follows and ends a call; several threads call them at once.
 
     Attributes:
-        wanted: Asked before each span of maps; once it answers False the call raises AbandonedError.
+        wanted: Asked before each span of maps and each group of tokens; once it answers False the call raises
+            AbandonedError.
         spent: Receives a stage, "render" or "classify", and the seconds that a span took in it.
         seen: Receives the images of a span and the net's answer to them.
     """
@@ -40,6 +41,15 @@ class Oversight:
     wanted: Callable[[], bool] = lambda: True
     spent: Callable[[str, float], None] = lambda _stage, _seconds: None
     seen: Callable[[NDArray[np.uint8], NetAnswer], None] = lambda _images, _answer: None
+
+    def check(self) -> None:
+        """Asks whether the answer is still wanted.
+
+        Raises:
+            AbandonedError: It is not.
+        """
+        if not self.wanted():
+            raise AbandonedError("the call was cancelled or its deadline is over")
 
 
 UNWATCHED = Oversight()
@@ -215,11 +225,14 @@ class Classifier(ABC):
             images=whole.images,
             causal=whole.causal.reshape(maps.leading),
             evidence=measure_evidence(surveyed),
-            attention_to=MappingProxyType(
-                {group.name: measure_attention_to(surveyed, group) for group in declaration.groups}
-            ),
+            attention_to=MappingProxyType(dict(self._measure_groups(surveyed, oversight))),
             declaration=declaration,
         )
+
+    def _measure_groups(self, surveyed: SurveyedMaps, oversight: Oversight) -> Iterator[tuple[str, AttentionTo]]:
+        for group in surveyed.declaration.groups:
+            oversight.check()
+            yield group.name, measure_attention_to(surveyed, group)
 
     def classify_measured(
         self, inputs: Sequence[MeasuredMaps], oversight: Oversight = UNWATCHED
@@ -250,8 +263,7 @@ class Classifier(ABC):
         """Works on maps ``begin`` to ``end - 1`` of each span, side by side on the cores."""
 
         def work_if_wanted(begin: int, end: int) -> _Result:
-            if not oversight.wanted():
-                raise AbandonedError("the call was cancelled or its deadline is over")
+            oversight.check()
             return work(begin, end)
 
         bounds = list(pairwise([*range(0, count, SPAN), count]))

@@ -1,6 +1,5 @@
 """The net at work: images in, probabilities out, run by onnxruntime."""
 
-import hashlib
 import os
 
 import numpy as np
@@ -26,18 +25,20 @@ class NetSession:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # its errors are raised as well, and writing them would wait for a reader
         try:
-            net = bundle.model_path.read_bytes()
-            if hashlib.sha256(net).hexdigest() != bundle.sha256:
-                raise ValueError("the file was replaced while the bundle was read")
-            self._session = onnxruntime.InferenceSession(net, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(bundle.read_net(), options, providers=["CPUExecutionProvider"])
             self._probe(bundle.image_size)
         except Exception as error:  # a file from outside; onnxruntime's errors have no common base
             raise BundleError(f"{bundle.model_path} cannot be run: {error}") from error
 
     def _probe(self, size: int) -> None:
-        shape = self.probabilities(np.zeros((1, CHANNELS, size, size), np.uint8)).shape
-        if shape != (1, len(PATTERNS)):
-            raise ValueError(f"the net answers shape {shape}, expected {(1, len(PATTERNS))}")
+        """Refuses a net that does not answer probabilities to two images."""
+        images = np.zeros((2, CHANNELS, size, size), np.uint8)
+        images[1] = np.random.default_rng(0).integers(0, 256, images[1].shape)
+        answer = self.probabilities(images)
+        if answer.shape != (2, len(PATTERNS)):
+            raise ValueError(f"the net answers shape {answer.shape} to two images, expected {(2, len(PATTERNS))}")
+        if not ((answer >= 0).all() and np.allclose(answer.sum(axis=1), 1, atol=1e-3)):
+            raise ValueError(f"the net answers {answer.tolist()}, expected probabilities that sum to 1")
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns the probabilities float32 [maps, 5] of images uint8 [maps, 3, size, size]."""

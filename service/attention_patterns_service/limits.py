@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 
-from attention_patterns.attention_map import AttentionMaps, Declaration
+from attention_patterns.attention_map import AttentionMaps
 from attention_patterns.errors import RequestLimitError
 
 MIB = 1 << 20
-_MEASURES_BYTES = 32  # of a token group's measures in the answer to a map, besides its name
-_MOST_MEASURES_BYTES = 16 * MIB  # per answer: some 25 groups for each of the most maps
 
 
 @dataclass(frozen=True)
@@ -18,19 +16,33 @@ class Limits:
         message_bytes: Largest message taken.
         maps: Most maps in a request.
         length: Most tokens of a map, padding included.
+        groups: Most token groups in a request, special tokens included.
+        answer_bytes: Largest answer given.
         calls: Most calls accepted and not yet answered; an open stream is one.
-        bytes: Most bytes of messages received and not yet answered, all calls together.
+        token_calls: Most of these calls that callers with one access token may have.
+        bytes: Most memory that messages received and not yet answered take, all calls together: the messages, what they
+            are decoded to, the work on them, and their answers until they are taken.
         seconds: Longest time that a request may take, where its own deadline is not earlier.
-        idle_seconds: Longest time that an open stream may stay silent.
+        idle_seconds: Longest time between two good requests of an open stream.
+        stream_seconds: Longest time that a stream may stay open.
     """
 
     message_bytes: int = 72 * MIB
     maps: int = 16_384
     length: int = 8192
+    groups: int = 1024
+    answer_bytes: int = 8 * MIB
     calls: int = 32
+    token_calls: int = 16
     bytes: int = 512 * MIB
     seconds: float = 60.0
     idle_seconds: float = 300.0
+    stream_seconds: float = 3600.0
+
+    @property
+    def memory(self) -> int:
+        """Most memory that all messages take, bytes: beside those that count, each call may be receiving another."""
+        return self.bytes + self.calls * self.message_bytes
 
     def check(self, maps: AttentionMaps) -> None:
         """Refuses maps over the limits.
@@ -42,17 +54,29 @@ class Limits:
         if maps.length > self.length:
             raise RequestLimitError(f"attention is of {maps.length} tokens, expected at most {self.length}")
 
-    def check_answer(self, maps: AttentionMaps, declaration: Declaration) -> None:
-        """Refuses maps whose answer would be too large: per map it holds the name and measures of each token group.
+    def check_declarations(self, **counts: int) -> None:
+        """Refuses declarations that are longer than those of any map; ``counts`` are their lengths, by name.
+
+        Raises:
+            RequestLimitError: A declaration is too long.
+        """
+        most = {"token_groups": self.groups, "groups": self.groups, "layers": self.maps, "heads": self.maps}
+        for name, count in counts.items():
+            if count > most.get(name, self.length):
+                raise RequestLimitError(
+                    f"the request holds {count} {name}, expected at most {most.get(name, self.length)}"
+                )
+
+    def check_answer(self, size: int) -> None:
+        """Refuses a request whose answer would be too large, ``size`` bytes.
 
         Raises:
             RequestLimitError: The answer would be too large.
         """
-        size = len(maps.values) * sum(_MEASURES_BYTES + len(group.name.encode()) for group in declaration.groups)
-        if size > _MOST_MEASURES_BYTES:
+        if size > self.answer_bytes:
             raise RequestLimitError(
-                f"{len(maps.values)} maps measured for {len(declaration.groups)} token groups make an answer of {size} "
-                f"bytes, expected at most {_MOST_MEASURES_BYTES}; send it in parts"
+                f"the answer would have {size} bytes, expected at most {self.answer_bytes}; send fewer maps or token "
+                "groups in a request"
             )
 
     def check_count(self, count: int) -> None:

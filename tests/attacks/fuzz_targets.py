@@ -23,8 +23,8 @@ from attention_patterns_service.contract.errors import INTERNAL_REASON, MEANINGS
 from attention_patterns_service.limits import Limits
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.inference import open_inference_pb2 as infer_pb
-from attention_patterns_service.server.call import Call
-from attention_patterns_service.server.load import Load
+from attention_patterns_service.server.call import Call, Caller
+from attention_patterns_service.server.load import Holding, Load
 from attention_patterns_service.server.methods import AttentionPatternService
 from attention_patterns_service.server.metrics import Metrics
 from attention_patterns_service.server.open_inference.methods import NAME, OpenInference
@@ -135,8 +135,10 @@ class Bench:
 
     def ask(self, name, data):
         """Returns the answer of a method, or the outcome where there is none."""
-        call = Call(Connection(), method=name, caller="", seconds=60.0)
+        call = Call(Connection(), method=name, caller=Caller(), seconds=60.0, holding=Holding(self._load))
+        call.begin_work(data)
         answer = self.attempt(lambda: self._methods[name](data, call))
+        call.holding.shrink_to(0)
         if self._load.bytes or self._load._turns.qsize() != self._turns:
             return Outcome("", crash="the load is not given back")
         return answer
@@ -194,12 +196,10 @@ def _judge_stream(bench, data):
     message, answer = _read(pb.StreamClassifyHeadsRequest, data), bench.ask("StreamClassifyHeads", data)
     if message and not message.request.attention.data:
         message.request.attention.data = _payload_of(STREAMED_HEADS, data)
+    inner = message.request if message else None
     if isinstance(answer, Outcome):
-        return _judge(answer, message is not None)
-    outer, inner = pb.StreamClassifyHeadsResponse.FromString(answer), message.request if message else None
-    if outer.HasField("error"):
-        return _judge_answer_of_heads(inner, bench.refusal(outer.error.reason))
-    return _judge_answer_of_heads(inner, outer.response.SerializeToString())
+        return _judge_answer_of_heads(inner, answer)
+    return _judge_answer_of_heads(inner, pb.StreamClassifyHeadsResponse.FromString(answer).response.SerializeToString())
 
 
 def _judge_images(bench, data):

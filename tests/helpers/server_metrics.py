@@ -2,6 +2,8 @@
 
 METRICS = {  # the server's metrics, each with its labels
     "attention_requests_total": {"method", "code"},
+    "attention_streams_total": {"method", "code"},
+    "attention_last_reload_success": {"file"},
     "attention_maps_total": {"pattern"},
     "attention_uncertain_maps_total": set(),
     "attention_received_bytes_total": set(),

@@ -12,6 +12,7 @@ test_open_inference.py           the Open Inference Protocol, asked by Triton's 
 test_open_inference_messages.py  the Open Inference Protocol, asked by plain messages
 test_other_clients.py            clients that share no code with this project
 test_process.py                  server processes: signals, reloading, workers, logs, settings
+test_reload.py                   files that are read again while a server serves
 test_service.py                  the server's methods, streams, health and end
 test_service_errors.py           error classes on the wire
 test_token_file.py               the token file, and the commands that change it

@@ -17,7 +17,7 @@ from attention_patterns.bundle import BUNDLED
 from attention_patterns_service import Client
 from tests.helpers.drawn_maps import random_maps
 from tests.helpers.equality import assert_equal
-from tests.helpers.servers import free_port, process_of, run, serving, until, workers_of
+from tests.helpers.servers import figures_of, free_port, process_of, run, serving, until, workers_of
 
 MAPS = random_maps(3, 12, 64, 64)
 
@@ -42,7 +42,7 @@ def test_a_bundle_is_replaced_while_it_serves_and_a_broken_one_is_not(tmp_path, 
         (bundle / "bundle.json").write_text("{")
         process.send_signal(signal.SIGHUP)
         line = until(lambda: next((line for line in process.stderr if "model refused" in line), None))
-        assert "cannot be read" in json.loads(line)["error"]
+        assert "bundle.json: Expecting property name" in json.loads(line)["error"]
         assert client.classify(MAPS).model == "attention-patterns-cnn 9.9.9"
 
 
@@ -206,11 +206,6 @@ def test_a_taken_port_of_the_metrics_is_refused(server):
     done = run("--port=0", f"--metrics-port={port}")
     assert done.returncode == 1
     assert f"attention-serve: the metrics page on 127.0.0.1:{port} cannot be bound: Address already" in done.stderr
-
-
-def figures_of(port):
-    with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
-        return dict(line.rsplit(" ", 1) for line in page.read().decode().splitlines() if line[0] != "#")
 
 
 def test_figures_and_one_line_per_call():

@@ -30,9 +30,7 @@ class _Formatter(JsonFormatter):
     """JSON escapes whatever a terminal would act upon; here texts are shortened, and exceptions do not speak."""
 
     def process_log_record(self, log_record: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: shorten(value, _LONGEST) if isinstance(value, str) else value for name, value in log_record.items()
-        }
+        return {name: _shorten(value) for name, value in log_record.items()}
 
     def formatException(self, ei: _ExceptionInfo) -> str:  # noqa: N802  the name that logging gives it
         """Returns where an exception was raised and its kind, without its message, which may quote somebody's text."""
@@ -41,3 +39,9 @@ class _Formatter(JsonFormatter):
             parts.append("".join(traceback.format_tb(error.__traceback__)) + type(error).__qualname__)
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         return "\n\n".join(reversed(parts))
+
+
+def _shorten(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_shorten(inner) for inner in value]
+    return shorten(value, _LONGEST) if isinstance(value, str) else value

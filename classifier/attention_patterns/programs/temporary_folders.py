@@ -34,13 +34,13 @@ def temporary_folder(prefix: str, *, parent: Path | None = None) -> Iterator[Pat
 
 
 def share_folder(folder: Path) -> None:
-    """Uses a folder that another process made until this one ends, which removes it if nobody else uses it then."""
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Uses a folder that the parent of this process made until this one ends, and removes it if that is the last."""
+    parent, lock = os.getppid(), os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     fcntl.flock(lock, fcntl.LOCK_SH)
 
     def leave() -> None:
         os.close(lock)
-        _remove_if_unused(folder)
+        _remove_if_unused(folder, wait=_is_dying(parent))  # then its other children are ending as well
 
     atexit.register(leave)
 
@@ -58,13 +58,22 @@ def _create(parent: Path, prefix: str) -> tuple[Path, int]:
         os.close(lock)
 
 
-def _remove_if_unused(folder: Path) -> None:
+def _is_dying(parent: int) -> bool:
+    """Returns whether a parent is gone, or its main thread is, which may end before the others and its locks."""
+    try:
+        state = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z" or os.getppid() != parent
+
+
+def _remove_if_unused(folder: Path, *, wait: bool = False) -> None:
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:  # gone by now, or of another user, or no folder
         return
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         if os.fstat(lock).st_uid == os.geteuid():
             shutil.rmtree(folder, ignore_errors=True)
     except BlockingIOError:  # somebody uses it

@@ -1,8 +1,6 @@
-"""Files that appear under their name only when they are whole, and small files that are read whole."""
+"""Files that appear under their name only when they are whole."""
 
-import errno
 import os
-import stat
 from pathlib import Path
 
 
@@ -39,26 +37,3 @@ def write_whole(path: Path, content: bytes | str, *, mode: int = 0o666, keep_own
 def passing_path(path: Path) -> Path:
     """Returns the path of the hidden file that holds the content of ``path`` until it is whole."""
     return path.with_name(f".{path.name}.partial")
-
-
-def read_whole(path: Path, *, most: int) -> bytes:
-    """Reads a small file; a pipe or a device, which may have no end, and a large file are refused.
-
-    Args:
-        path: Path of the file, or of a link to it.
-        most: Bytes that it may hold.
-
-    Raises:
-        OSError: The file is not there, cannot be read, is larger, or is not a regular file.
-    """
-
-    def open_at_once(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NONBLOCK)  # a pipe would wait for its writer
-
-    with open(path, "rb", opener=open_at_once) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "is not a regular file", str(path))
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"holds more than {most} bytes", str(path))
-    return content

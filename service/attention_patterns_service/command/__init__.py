@@ -3,6 +3,8 @@
 cli.py           the command line: serving, with one option per setting, and the sub-commands
 settings.py      the effective configuration of a server process
 process.py       one serving process, from loading to its end
+reload.py        tokens and bundle, read again while it serves
+trial.py         a bundle tried in a process of its own, which alone can come to harm
 workers.py       several serving processes behind one port, and the supervisor that replaces dead ones
 handshake.py     the handshake by which a worker proves to its supervisor that it serves
 signals.py       signals as bytes, to be waited for beside other events

@@ -14,7 +14,8 @@ from attention_patterns.programs.foreign_text import visible
 from attention_patterns.programs.terminal import SafeConsole
 from attention_patterns.sample import load_sample
 from attention_patterns_service.client import Client
-from attention_patterns_service.command.process import credentials_of, load
+from attention_patterns_service.command.process import credentials_of
+from attention_patterns_service.command.reload import load
 from attention_patterns_service.command.settings import Settings
 from attention_patterns_service.limits import MIB, Limits
 from attention_patterns_service.server.access import Tokens
@@ -51,8 +52,7 @@ def _configuration(settings: Settings) -> Table:
     limits = settings.limits
     for limit in fields(Limits):
         table.add_row(f"limits.{limit.name}", f"{getattr(limits, limit.name):,}")
-    most = settings.workers * (limits.bytes + limits.calls * limits.message_bytes)
-    table.add_row("memory of all messages, at most", f"{most // MIB:,} MiB")
+    table.add_row("memory of all messages, at most", f"{settings.workers * limits.memory // MIB:,} MiB")
     return table
 
 

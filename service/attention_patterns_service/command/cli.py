@@ -42,6 +42,10 @@ def serve(
     model_dir: Annotated[Path | None, typer.Option(help="Folder of the model bundle (default: the bundled one).")] = (
         _DEFAULT.model_dir
     ),
+    load_seconds: Annotated[
+        float,
+        typer.Option(help="Seconds in which a model bundle that is read again must be loaded and tried.", min=1),
+    ] = _DEFAULT.load_seconds,
     workers: Annotated[
         int, typer.Option(help="Number of processes, which share the port and the cores.", min=1)
     ] = _DEFAULT.workers,
@@ -56,6 +60,15 @@ def serve(
     grace: Annotated[
         float, typer.Option(help="Seconds that calls in flight get to finish after SIGTERM.", min=0)
     ] = _DEFAULT.grace,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port that answers health checks alone, without TLS, for probes that speak none (default: no such "
+            "port).",
+            min=1,
+            max=65535,
+        ),
+    ] = _DEFAULT.health_port,
     metrics_host: Annotated[str, typer.Option(help="Interface of the metrics page.")] = _DEFAULT.metrics_host,
     metrics_port: Annotated[
         int | None,
@@ -73,6 +86,14 @@ def serve(
             "need no certificate)."
         ),
     ] = _DEFAULT.tls_client_ca,
+    tls_client_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tls-client-name",
+            help="Name, in a client's certificate, that is let in; may be given several times (default: all that "
+            "--tls-client-ca has signed).",
+        ),
+    ] = None,
     tokens: Annotated[
         Path | None,
         typer.Option(
@@ -91,15 +112,24 @@ def serve(
     max_calls: Annotated[
         int, typer.Option(help="Number of calls in flight, an open stream being one; more are refused at once.", min=1)
     ] = _LIMITS.calls,
+    max_token_calls: Annotated[
+        int, typer.Option(help="Number of these calls that callers with one access token may have.", min=1)
+    ] = _LIMITS.token_calls,
     max_bytes_mib: Annotated[
-        int, typer.Option(help="Size of the messages of all calls in flight, MiB; more are refused at once.", min=1)
+        int,
+        typer.Option(
+            help="Memory of the messages of all calls in flight, their work and answers, MiB; more are refused.", min=1
+        ),
     ] = _LIMITS.bytes // MIB,
     max_seconds: Annotated[
         float, typer.Option(help="Seconds after which a request is cancelled.", min=0)
     ] = _LIMITS.seconds,
     max_idle_seconds: Annotated[
-        float, typer.Option(help="Seconds of silence after which an open stream is ended.", min=0)
+        float, typer.Option(help="Seconds without a good request after which an open stream is ended.", min=0)
     ] = _LIMITS.idle_seconds,
+    max_stream_seconds: Annotated[
+        float, typer.Option(help="Seconds after which an open stream is ended.", min=0)
+    ] = _LIMITS.stream_seconds,
     log_level: Annotated[
         LogLevel, typer.Option(help="Least severe level to log; info logs one line per call.", case_sensitive=False)
     ] = LogLevel.INFO,
@@ -123,14 +153,17 @@ def serve(
             host=host,
             port=port,
             model_dir=model_dir,
+            load_seconds=load_seconds,
             workers=workers,
             max_deaths=max_deaths,
             grace=grace,
+            health_port=health_port,
             metrics_host=metrics_host,
             metrics_port=metrics_port,
             tls_cert=tls_cert,
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
+            tls_client_names=tuple(tls_client_names or ()),
             tokens=tokens,
             reflection=reflection,
             log_level=log_level.value,
@@ -139,9 +172,11 @@ def serve(
                 maps=max_maps,
                 length=max_length,
                 calls=max_calls,
+                token_calls=max_token_calls,
                 bytes=max_bytes_mib * MIB,
                 seconds=max_seconds,
                 idle_seconds=max_idle_seconds,
+                stream_seconds=max_stream_seconds,
             ),
         )
         if check:

@@ -1,13 +1,12 @@
 """Who may call: bearer tokens from a file, known by their hash, each with its share of calls."""
 
 import hmac
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from limits import RateLimitItemPerSecond
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from pyrate_limiter import Duration, InMemoryBucket, Rate, RateItem
 
 from attention_patterns.errors import AuthenticationError, RateLimitError, SourceError
 from attention_patterns_service.server.token_file import digest_of, read_tokens, write_instant
@@ -16,23 +15,32 @@ NOBODY = ""  # the caller where no token is asked for
 
 
 class Access(Protocol):
-    """Decides on a call by its metadata."""
+    """Decides on calls by their metadata."""
 
-    def admit(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    def identify(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
         """Returns the name of the caller.
 
         Raises:
             AuthenticationError: The call shows no token, or one that is not known or has expired.
-            RateLimitError: The token's share is used up.
+        """
+
+    def charge(self, name: str) -> None:
+        """Takes one request from the share of a caller.
+
+        Raises:
+            RateLimitError: The share is used up.
         """
 
 
 class Open:
     """Lets everyone in."""
 
-    def admit(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str:  # noqa: ARG002
+    def identify(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str:  # noqa: ARG002
         """Returns the name of nobody in particular."""
         return NOBODY
+
+    def charge(self, name: str) -> None:
+        """Takes nothing."""
 
 
 class Tokens:
@@ -48,7 +56,7 @@ class Tokens:
         self._tokens = read_tokens(path)
         if not self._tokens:
             raise SourceError(f"token file {path} holds no token, expected at least one: attention-serve token add")
-        self._rates = MovingWindowRateLimiter(MemoryStorage())
+        self._shares: dict[tuple[str, int], Share] = {}
 
     def reload(self) -> None:
         """Reads the file again; where that fails the tokens stay as they are, and where it holds none nobody is let in.
@@ -58,7 +66,7 @@ class Tokens:
         """
         self._tokens = read_tokens(self._path)
 
-    def admit(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    def identify(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
         """Returns the name of the token that the metadata shows."""
         shown = next((value for key, value in metadata or () if key == "authorization"), None)
         kind, _, secret = shown.partition(" ") if isinstance(shown, str) else ("", "", "")
@@ -74,6 +82,25 @@ class Tokens:
             raise AuthenticationError(
                 f"the token of {token.name} expired at {write_instant(token.expires)}; get another"
             )
-        if not self._rates.hit(RateLimitItemPerSecond(token.calls_per_second), token.name):
-            raise RateLimitError(f"{token.name} may make {token.calls_per_second} calls per second; call again later")
         return token.name
+
+    def charge(self, name: str) -> None:
+        """Takes one request from the share of the caller of that name."""
+        rate = max((token.calls_per_second for token in self._tokens if token.name == name), default=1)
+        share = self._shares.setdefault((name, rate), Share(rate))
+        if not share.take():
+            raise RateLimitError(f"{name} may make {rate} calls per second; call again later")
+
+
+class Share:
+    """The calls that a caller may make within any second, by a clock that nobody sets."""
+
+    def __init__(self, calls_per_second: int) -> None:
+        """Begins with all of them."""
+        self._bucket = InMemoryBucket([Rate(calls_per_second, Duration.SECOND)])
+
+    def take(self) -> bool:
+        """Takes one, and returns whether there was one left."""
+        now = time.monotonic_ns() // 1_000_000
+        self._bucket.leak(now)
+        return bool(self._bucket.put(RateItem("", now)))

@@ -1,6 +1,5 @@
 """Lines for standard error, written by a thread of its own: whoever stops reading them stops no call."""
 
-import atexit
 import io
 import logging
 import os
@@ -12,7 +11,7 @@ from queue import Full, Queue
 from typing import TextIO, cast
 
 _MOST_LINES = 4096  # that wait for their reader
-_PATIENCE = 5.0  # seconds that the end of the process waits for a reader
+_PATIENCE = 3.0  # seconds that the end of the process waits for a reader
 _STANDARD_ERROR = 2
 
 
@@ -41,7 +40,7 @@ class LineWriter:
             self._drop()
 
     def drain(self) -> None:
-        """Waits until all lines are written, or for five seconds where nobody reads them."""
+        """Waits until all lines are written, or for three seconds where nobody reads them."""
         with self._lines.all_tasks_done:
             self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, _PATIENCE)
 
@@ -87,6 +86,9 @@ class _Handler(logging.Handler):
         except Exception:  # noqa: BLE001  as every handler: a message that does not fit its arguments ends no call
             self.handleError(record)
 
+    def flush(self) -> None:  # also at the end of the process, by logging
+        self._writer.drain()
+
 
 class _Stream(io.TextIOBase):
     """Hands whatever Python itself prints on standard error to a writer: warnings, tracebacks, last sentences."""
@@ -117,7 +119,6 @@ def take_over_standard_error(formatter: logging.Formatter, *, on_drop: Callable[
         return formatter.format(logging.makeLogRecord({"msg": "log lines dropped", "lines": dropped}))
 
     writer = LineWriter(_STANDARD_ERROR, notice=notice, on_drop=on_drop)
-    atexit.register(writer.drain)
     sys.stderr.flush()
     sys.stderr = cast("TextIO", _Stream(writer))
     return _Handler(writer, formatter)

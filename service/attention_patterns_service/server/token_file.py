@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,14 +20,14 @@ from typing import Any
 
 from attention_patterns.errors import SourceError
 from attention_patterns.programs.foreign_text import visible
-from attention_patterns.programs.whole_files import read_whole, write_whole
+from attention_patterns.programs.outside_files import JsonObject
+from attention_patterns.programs.whole_files import write_whole
 
 MOST_CALLS_PER_SECOND = 1_000_000
 _LONGEST_NAME = 100  # characters
 _LONGEST_FILE = 1 << 20  # bytes: some 6,000 tokens
 _DEFAULT_CALLS_PER_SECOND = 100
 _INSTANT = "%Y-%m-%dT%H:%M:%SZ"
-_NEEDED, _OPTIONAL = {"name", "sha256", "calls_per_second"}, {"expires"}
 
 
 @dataclass(frozen=True)
@@ -40,24 +39,12 @@ class Token:
         sha256: SHA-256 of its characters, 64 hexadecimal digits in lower case.
         calls_per_second: Calls per second that the caller may make, from 1.
         expires: Time from which it is refused, UTC; None for a token that is good until it is removed.
-
-    Raises:
-        ValueError: An attribute is none of these.
     """
 
     name: str
     sha256: str
     calls_per_second: int
     expires: datetime | None = None
-
-    def __post_init__(self) -> None:
-        name, digits, calls = self.name, self.sha256, self.calls_per_second
-        if not isinstance(name, str) or not name.strip() or visible(name, longest=_LONGEST_NAME) != name:
-            raise _unfit("name", name, f"1 to {_LONGEST_NAME} printable characters")
-        if not isinstance(digits, str) or not re.fullmatch("[0-9a-f]{64}", digits):
-            raise _unfit("sha256", digits, "64 hexadecimal digits in lower case")
-        if type(calls) is not int or not 1 <= calls <= MOST_CALLS_PER_SECOND:  # True is an int as well
-            raise _unfit("calls_per_second", calls, f"a whole number from 1 to {MOST_CALLS_PER_SECOND}")
 
     def is_expired(self) -> bool:
         """Returns whether its end has come, by the wall clock, as people write it."""
@@ -81,13 +68,9 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
         SourceError: It cannot be read, or holds anything but tokens.
     """
     try:
-        content = json.loads(read_whole(path, most=_LONGEST_FILE).decode())
-    except (OSError, ValueError, RecursionError) as error:
-        raise SourceError(f"token file {path} cannot be read: {type(error).__name__} {error}") from error
-    try:
-        return _tokens_of(content)
-    except ValueError as error:
-        raise SourceError(f"token file {path}: {error}") from error
+        return _tokens_of(JsonObject.read(path, most=_LONGEST_FILE))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"token file {path} cannot be read: {error}") from error
 
 
 def add_token(
@@ -121,8 +104,9 @@ def add_token(
             for token in earlier
             if overlap and not token.is_expired()
         ]
+        new = Token(name, digest_of(secret), rate, expires)
         try:
-            new = Token(name, digest_of(secret), rate, expires)
+            _token_of(JsonObject(_entry_of(new)))
         except ValueError as error:
             raise SourceError(f"the new token's {error}") from error
         return [*(token for token in tokens if token.name != name), *kept, new]
@@ -175,15 +159,14 @@ def _entry_of(token: Token) -> dict[str, Any]:
     return entry | ({"expires": write_instant(token.expires)} if token.expires else {})
 
 
-def _tokens_of(content: Any) -> tuple[Token, ...]:
-    if not isinstance(content, dict) or set(content) != {"tokens"} or not isinstance(content["tokens"], list):
-        raise ValueError(f'it holds {_show(content)}, expected {{"tokens": [...]}}')
+def _tokens_of(content: JsonObject) -> tuple[Token, ...]:
+    _refuse_others(content, {"tokens"})
     tokens = list[Token]()
-    for n, entry in enumerate(content["tokens"]):
+    for n, entry in enumerate(content.objects("tokens")):
         try:
             tokens.append(_token_of(entry))
         except ValueError as error:
-            raise ValueError(f"tokens[{n}] {error}") from error
+            raise ValueError(f"of tokens[{n}] {error}") from error
     known, rates = dict[str, int](), dict[str, int]()
     for n, token in enumerate(tokens):
         if (first := known.setdefault(token.sha256, n)) != n:
@@ -194,27 +177,19 @@ def _tokens_of(content: Any) -> tuple[Token, ...]:
     return tuple(tokens)
 
 
-def _token_of(entry: Any) -> Token:
-    if not isinstance(entry, dict) or not _NEEDED <= set(entry) <= _NEEDED | _OPTIONAL:
-        raise ValueError(f"is {_show(entry)}, expected an object of name, sha256, calls_per_second and perhaps expires")
-    instant = entry.get("expires")
+def _token_of(entry: JsonObject) -> Token:
+    _refuse_others(entry, {"name", "sha256", "calls_per_second", "expires"})
     return Token(
-        entry["name"], entry["sha256"], entry["calls_per_second"], None if instant is None else _read_instant(instant)
+        entry.text("name", longest=_LONGEST_NAME),
+        entry.sha256("sha256"),
+        entry.integer("calls_per_second", least=1, most=MOST_CALLS_PER_SECOND),
+        entry.instant("expires"),
     )
 
 
-def _read_instant(text: Any) -> datetime:
-    try:
-        if not isinstance(text, str) or not re.fullmatch("[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z", text):
-            raise ValueError
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise _unfit("expires", text, "a time in UTC such as 2027-01-31T00:00:00Z") from None
-
-
-def _unfit(field: str, value: Any, expected: str) -> ValueError:
-    return ValueError(f"{field} is {_show(value)}, expected {expected}")
-
-
-def _show(value: Any) -> str:
-    return visible(repr(value), longest=80)
+def _refuse_others(entry: JsonObject, fields: set[str]) -> None:
+    """Refuses fields that are not known: of a token with "expire", nobody would notice that it has no end."""
+    if others := set(entry.values) - fields:
+        raise ValueError(
+            f"the field {visible(min(others), longest=40)!r} is not known, expected {', '.join(sorted(fields))}"
+        )
