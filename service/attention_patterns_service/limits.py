@@ -6,6 +6,7 @@ from attention_patterns.attention_map import AttentionMaps
 from attention_patterns.errors import RequestLimitError
 
 MIB = 1 << 20
+HEALTH_CALLS = 8  # calls of health that may be receiving a message
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Limits:
         answer_bytes: Largest answer given.
         calls: Most calls accepted and not yet answered; an open stream is one.
         token_calls: Most of these calls that callers with one access token may have.
-        bytes: Most memory that messages received and not yet answered take, all calls together: the messages, what they
-            are decoded to, the work on them, and their answers until they are taken.
+        bytes: Most memory that all calls together take: half of it for messages received and answers not yet taken,
+            half for the work on them, which is what they are decoded to, their images and their answers in the making.
         seconds: Longest time that a request may take, where its own deadline is not earlier.
         idle_seconds: Longest time between two good requests of an open stream.
         stream_seconds: Longest time that a stream may stay open.
@@ -34,15 +35,18 @@ class Limits:
     answer_bytes: int = 8 * MIB
     calls: int = 32
     token_calls: int = 16
-    bytes: int = 512 * MIB
+    bytes: int = 768 * MIB
     seconds: float = 60.0
     idle_seconds: float = 300.0
     stream_seconds: float = 3600.0
 
     @property
     def memory(self) -> int:
-        """Most memory that all messages take, bytes: beside those that count, each call may be receiving another."""
-        return self.bytes + self.calls * self.message_bytes
+        """Most memory that all calls take, bytes.
+
+        Beside what counts, each call may be receiving a message, and its answer is not refused once it is made.
+        """
+        return self.bytes + self.calls * (self.message_bytes + self.answer_bytes) + HEALTH_CALLS * self.message_bytes
 
     def check(self, maps: AttentionMaps) -> None:
         """Refuses maps over the limits.

@@ -16,4 +16,5 @@ test_broken_clients.py  callers who break the rules, do not end their calls, or 
 test_faults.py          servers that fail while they are called
 test_foreign_text.py    names and tokens that act upon a terminal or a page
 test_fuzz.py            bad input in bulk, and proofs that the fuzzer finds
+test_hard_pressed.py    a server that is short of memory, or given as much work as callers can make
 """

@@ -138,7 +138,7 @@ class Bench:
         call = Call(Connection(), method=name, caller=Caller(), seconds=60.0, holding=Holding(self._load))
         call.begin_work(data)
         answer = self.attempt(lambda: self._methods[name](data, call))
-        call.holding.shrink_to(0)
+        call.holding.keep(0)
         if self._load.bytes or self._load._turns.qsize() != self._turns:
             return Outcome("", crash="the load is not given back")
         return answer

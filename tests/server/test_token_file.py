@@ -78,7 +78,7 @@ def test_a_token_of_the_same_name_is_replaced_and_a_file_that_cannot_be_read_sta
     first, other, second = new_token(path, "bob"), new_token(path, "eve"), new_token(path, "bob")
     access = Tokens(path)
     assert [admitted(access, shown) for shown in (other, second)] == ["eve", "bob"]
-    assert admitted(access, first).startswith("the token is not known")
+    assert admitted(access, first).startswith("the token with SHA-256")
     path.write_text("{")
     done = run("token", "add", "bob", env=os.environ | {"ATTENTION_SERVE_TOKENS": str(path)})
     assert (done.returncode, path.read_text()) == (1, "{")
@@ -128,14 +128,14 @@ def test_tokens_are_listed_and_removed(path):
         json.dumps({"tokens": [*json.loads(path.read_text())["tokens"], ENTRY | {"expires": "2020-01-01T00:00:00Z"}]})
     )
     lines = [line.split() for line in token_command("list", f"--tokens={path}").stdout.splitlines()]
-    assert lines[1] == ["alice", "100", "2999-12-31T00:00:00Z", digest_of(secret)[:12]]
+    assert lines[1] == ["alice", "100", "2999-12-31T00:00:00Z", digest_of(secret)[:8]]
     assert lines[2][:3] == ["bob", "5", "never"]
-    assert lines[3] == ["a", "1", "2020-01-01T00:00:00Z,", "expired", "0" * 12]
+    assert lines[3] == ["a", "1", "2020-01-01T00:00:00Z,", "expired", "0" * 8]
     access = Tokens(path)
     for name in ("alice", "bob", "a"):
         assert token_command("remove", name, f"--tokens={path}").stdout == f"removed 1 token of {name}\n"
     access.reload()  # the last one is revoked as well
-    assert admitted(access, secret).startswith("the token is not known")
+    assert admitted(access, secret).startswith("the token with SHA-256")
     with pytest.raises(errors.SourceError, match="holds no token, expected at least one: attention-serve token add"):
         Tokens(path)
     done = run("token", "remove", "alice", "--tokens", path)

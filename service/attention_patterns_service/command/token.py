@@ -21,7 +21,7 @@ from attention_patterns_service.server.token_file import (
 
 app = typer.Typer(help="Makes, lists and removes access tokens.", no_args_is_help=True, rich_markup_mode=None)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-_HASH_SHOWN = 12  # digits
+_HASH_SHOWN = 8  # digits, as the log shows of a token that is refused
 _File = Annotated[
     Path, typer.Option("--tokens", help="Token file.", envvar="ATTENTION_SERVE_TOKENS", show_default=False)
 ]

@@ -50,7 +50,7 @@ from attention_patterns_service.pb.attention_patterns.v1 import attention_patter
 LONGEST_REQUEST_ID = 256  # characters
 _UINT32_END = 2**32
 # Most bytes in an answer: of a head, of the measures of a token group beside its name, of a position, of all else.
-_HEAD_BYTES, _GROUP_BYTES, _POSITION_BYTES, _FRAME_BYTES = 160, 40, 3, 1024
+_HEAD_BYTES, _GROUP_BYTES, _POSITION_BYTES, _FRAME_BYTES = 160, 40, 3, 4096
 
 # The payloads: tensor values, images, and the answer within the answer of a stream.
 HEADS = Route(pb.ClassifyHeadsRequest, (2, 3), rest=DECLARATIONS)
@@ -253,7 +253,7 @@ def size_of_response(maps: AttentionMaps, declaration: Declaration) -> int:
     """Returns the most bytes of the answer to ``maps``."""
     groups = sum(_GROUP_BYTES + len(group.name.encode()) for group in declaration.groups)
     positions = sum(len(group.positions) for group in declaration.groups) + len(maps.values) * maps.length
-    return len(maps.values) * (_HEAD_BYTES + groups) + groups + _POSITION_BYTES * positions
+    return _FRAME_BYTES + len(maps.values) * (_HEAD_BYTES + groups) + groups + _POSITION_BYTES * positions
 
 
 def size_of_images_response(count: int) -> int:

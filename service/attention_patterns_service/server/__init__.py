@@ -4,6 +4,7 @@ access.py        bearer tokens that let callers in, and their rates
 call.py          one request: its deadline, its figures, the time of each stage
 gate.py          the gate, where a call is let in or refused
 handlers.py      the handlers of calls that were let in
+health.py        health, which answers whatever else the server has to do
 line_writer.py   lines for standard error, which no call waits to have written
 load.py          calls and bytes in flight, within the limits
 logs.py          logs, one line per request

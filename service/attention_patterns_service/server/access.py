@@ -76,7 +76,9 @@ class Tokens:
         # Every token is compared, and each in constant time: the time that it takes reveals nothing of the known ones.
         known = [token for token in self._tokens if hmac.compare_digest(token.sha256, digest)]
         if not known:
-            raise AuthenticationError("the token is not known to the server, expected one of its token file")
+            raise AuthenticationError(
+                f"the token with SHA-256 {digest[:8]}... is not known to the server, expected one of its token file"
+            )
         token = known[0]
         if token.expires and token.is_expired():
             raise AuthenticationError(

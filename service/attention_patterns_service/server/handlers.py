@@ -131,7 +131,7 @@ class UnaryHandler(_CallHandler):
         outcome = attempt(lambda: self._answer_one(messages))
         failure = outcome if isinstance(outcome, Failure) else None
         if failure:
-            self._call.holding.shrink_to(0)
+            self._call.holding.keep(0)
         self._desk.report(self._call, failure)
         self._note_end_of_work()
         if failure:
@@ -168,7 +168,7 @@ class UnaryHandler(_CallHandler):
             self._desk.watchdog.forget(self._context)
 
     def _free(self) -> None:
-        self._call.holding.shrink_to(0)
+        self._call.holding.keep(0)
         self._release()
 
 
@@ -207,7 +207,7 @@ class StreamHandler(_CallHandler):
                 with self._desk.watchdog.waiting(self._context):
                     yield answer
             finally:
-                call.holding.shrink_to(0)
+                call.holding.keep(0)
 
     def _answer_or_refuse(self, message: bytes, call: Call) -> bytes:
         outcome = attempt(lambda: self._answer_in_rate(message, call))
@@ -216,7 +216,7 @@ class StreamHandler(_CallHandler):
         if failure is None:
             self._incoming.note_good_one()
             return cast("bytes", outcome)
-        call.holding.shrink_to(0)
+        call.holding.keep(0)
         return cast("Callable[[Failure, Call], bytes]", self._method.refuse)(failure, call)
 
     def _answer_in_rate(self, message: bytes, call: Call) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Lock
 
-from attention_patterns.errors import AbandonedError, DeadlineError, OverloadedError
+from attention_patterns.errors import AbandonedError, DeadlineError, OverloadedError, RequestLimitError
 from attention_patterns_service.limits import Limits
 
 PATIENCE = 0.2  # seconds after which a request that waits for its turn asks again whether it is still wanted
@@ -34,13 +34,13 @@ class Load:
         limits: Limits of the server.
         on_change: Receives the calls and the bytes in flight whenever they change.
         calls: Calls in flight.
-        bytes: Bytes in flight.
     """
 
     limits: Limits
     on_change: Callable[[int, int], None] = lambda _calls, _bytes: None
     calls: int = 0
-    bytes: int = 0
+    _messages: int = 0
+    _work: int = 0
     _calls_of: Counter[str] = field(default_factory=Counter)
     _lock: Lock = field(default_factory=Lock)
     _turns: SimpleQueue[None] = field(default_factory=_new_turns)
@@ -73,19 +73,32 @@ class Load:
                 del self._calls_of[caller]
             self.on_change(self.calls, self.bytes)
 
-    def add_bytes(self, size: int) -> None:
-        """Counts bytes in, or out where ``size`` is negative.
+    def add_bytes(self, *, messages: int = 0, work: int = 0, checked: bool = True) -> None:
+        """Counts bytes in, or out where they are negative.
 
         Raises:
+            RequestLimitError: The server never takes so many for the work on one request.
             OverloadedError: With them the server would have more bytes than it takes.
         """
+        half = self.limits.bytes // 2
+        if work > half:
+            raise RequestLimitError(
+                f"the work on the request takes {work} bytes, expected at most {half}; send it in parts"
+            )
         with self._lock:
-            if size > 0 and self.bytes + size > self.limits.bytes:
-                raise OverloadedError(
-                    f"{self.bytes} bytes are in flight and {size} came, the server takes {self.limits.bytes}"
-                )
-            self.bytes += size
+            for name, now, more in (("messages", self._messages, messages), ("work", self._work, work)):
+                if checked and more > 0 and now + more > half:
+                    raise OverloadedError(
+                        f"{now} bytes of {name} are in flight and {more} came, the server takes {half}"
+                    )
+            self._messages += messages
+            self._work += work
             self.on_change(self.calls, self.bytes)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in flight."""
+        return self._messages + self._work
 
     @contextmanager
     def take_turn(
@@ -130,19 +143,20 @@ class Holding:
     def __init__(self, load: Load) -> None:
         """Holds nothing yet."""
         self._load = load
-        self._size = 0
+        self._messages = self._work = 0
 
-    def add(self, size: int) -> None:
+    def add(self, *, messages: int = 0, work: int = 0) -> None:
         """Counts more bytes in.
 
         Raises:
+            RequestLimitError: The server never takes so many for the work on one request.
             OverloadedError: With them the server would have more bytes than it takes.
         """
-        self._load.add_bytes(size)
-        self._size += size
+        self._load.add_bytes(messages=messages, work=work)
+        self._messages += messages
+        self._work += work
 
-    def shrink_to(self, size: int) -> None:
-        """Counts out all but ``size`` bytes."""
-        if size < self._size:
-            self._load.add_bytes(size - self._size)
-            self._size = size
+    def keep(self, answer: int) -> None:
+        """Counts all out but the bytes of an answer, which is not refused once it is made."""
+        self._load.add_bytes(messages=answer - self._messages, work=-self._work, checked=False)
+        self._messages, self._work = answer, 0

@@ -106,10 +106,12 @@ class AttentionPatternService:
         call.request_id = request_id
         images = images_of(parcel, image_size=bundle.image_size)
         self._pipeline.limits.check_count(len(images))
+        size = size_of_images_response(len(images))
+        self._pipeline.limits.check_answer(size)
         return DecodedRequest(
             count=len(images),
             length=0,
-            answer_bytes=size_of_images_response(len(images)),
+            answer_bytes=size,
             classify=partial(classifier.classify_images, images),
             encode=partial(images_response_of, bundle=bundle, request_id=request_id),
         )

@@ -91,23 +91,23 @@ class Pipeline:
             AttentionPatternsError: The request cannot be decoded, is over a limit, or holds no attention.
         """
         classifier, oversight = self.classifier, call.oversight(self._metrics.count_answers)
-        call.holding.add(len(data))
+        call.holding.add(messages=len(data))
         with self._load.take_turn(call.deadline, oversight.wanted, call.add_time):
             with call.stage("decode"):
                 request = decode(self._read(data, call, route), classifier)
-                call.holding.add(request.memory(classifier.bundle.image_size))
+                call.holding.add(work=request.memory(classifier.bundle.image_size))
             call.maps = request.count
             result = request.classify(oversight)
             oversight.check()
             with call.stage("encode"):
                 answer = request.encode(result).SerializeToString()
-        call.holding.shrink_to(len(answer))
+        call.holding.keep(len(answer))
         return answer
 
     def _read(self, data: bytes, call: Call, route: Route[_Message]) -> Parcel[_Message]:
         try:
             opened = route.open(data)
-            call.holding.add(opened.memory)
+            call.holding.add(work=opened.memory)
             return opened.parse()
         except DecodeError as error:
             raise MessageError(f"the message is not a {route.kind.DESCRIPTOR.name}: {error}") from error

@@ -3,13 +3,13 @@
 from google.protobuf import text_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import Default
-from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from attention_patterns_service.contract.errors import Failure
 from attention_patterns_service.contract.wire import read_small
 from attention_patterns_service.server.call import Call
 from attention_patterns_service.server.handlers import Method
+from attention_patterns_service.server.health import NAME as HEALTH
 
 _ALPHA = reflection.SERVICE_NAME
 _NAME = _ALPHA.replace("v1alpha", "v1")  # whose messages are the same on the wire
@@ -21,7 +21,7 @@ class Reflection:
     def __init__(self, *services: str) -> None:
         """Describes ``services``, health and itself."""
         _describe_version_1()
-        self._servicer = reflection.ReflectionServicer((*services, health.SERVICE_NAME, _ALPHA, _NAME))
+        self._servicer = reflection.ReflectionServicer((*services, HEALTH, _ALPHA, _NAME))
 
     def methods(self) -> dict[str, Method]:
         """Returns the methods by their full names."""

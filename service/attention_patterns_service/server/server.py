@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Self
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from attention_patterns import PatternClassifier
@@ -14,6 +13,7 @@ from attention_patterns_service.limits import Limits
 from attention_patterns_service.server.access import Access, Open
 from attention_patterns_service.server.gate import Gate
 from attention_patterns_service.server.handlers import Desk
+from attention_patterns_service.server.health import Health
 from attention_patterns_service.server.load import Load
 from attention_patterns_service.server.methods import SERVICE, AttentionPatternService
 from attention_patterns_service.server.metrics import Metrics
@@ -33,7 +33,7 @@ _CONNECTIONS = [
     ("grpc.max_concurrent_streams", 100),  # per connection: more wait at the client, and floods of resets are cut off
     ("grpc.max_connection_age_ms", 600_000),  # clients connect anew at times, and find servers that were added
 ]
-_SPARE_THREADS = 4  # for health, which must not wait for calls in flight
+_SPARE_THREADS = 4  # for calls that begin while others, which ended, leave their threads
 _REFUSERS = 2  # threads
 _SERVING = "(_serve)"  # at the end of the name of gRPC's own thread
 
@@ -101,9 +101,10 @@ class AttentionServer:
         desk = Desk(
             access, client_names or ClientNames(), self.load, self.metrics, self._watchdog, trace, self._pools["read"]
         )
+        self._health = Health(SERVICE, INFERENCE)
         self._server = grpc.server(
             self._pools["rpc"],
-            handlers=[Gate(methods, desk=desk, refusers=self._pools["refuse"])],
+            handlers=[self._health, Gate(methods, desk=desk, refusers=self._pools["refuse"])],
             options=[
                 ("grpc.max_receive_message_length", limits.message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -111,8 +112,6 @@ class AttentionServer:
                 ("grpc.so_reuseport", int(shared_port)),  # 0: a taken port is an error, not a second server beside it
             ],
         )
-        self._health = health.HealthServicer(experimental_non_blocking=True)  # watchers hold no thread
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.endpoint = f"{host}:{_bind(self._server, f'{host}:{port}', credentials)}"
         self._probes = self._new_probes(f"{host}:{health_port}") if health_port else None
 
@@ -129,12 +128,11 @@ class AttentionServer:
             self._probes.start()
         self._watchdog.guard([t for t in threading.enumerate() if t not in before and t.name.endswith(_SERVING)])
         self._watchdog.start()
-        for name in ("", SERVICE, INFERENCE):
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._health.report(serving=True)
 
     def stop(self, *, grace: float | None = None) -> None:
         """Reports NOT_SERVING, refuses new calls, and ends those that are in flight after ``grace`` seconds."""
-        self._health.enter_graceful_shutdown()
+        self._health.report(serving=False)
         self._watchdog.guard(())
         self._server.stop(grace).wait()
         if self._probes:
@@ -142,6 +140,7 @@ class AttentionServer:
         self._watchdog.stop()
         for pool in self._pools.values():
             pool.shutdown(wait=False)
+        self._health.close()
 
     def __enter__(self) -> Self:
         """Starts the server."""
@@ -154,9 +153,8 @@ class AttentionServer:
 
     def _new_probes(self, address: str) -> grpc.Server:
         """Returns a server of health alone, for probes that speak no TLS and have no certificate."""
-        self._pools["probe"] = start_pool(1, "probe")
-        probes = grpc.server(self._pools["probe"], options=[("grpc.max_receive_message_length", 4096), *_CONNECTIONS])
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, probes)
+        options = [("grpc.max_receive_message_length", 4096), *_CONNECTIONS]
+        probes = grpc.server(self._pools["refuse"], handlers=[self._health], options=options)
         _bind(probes, address, None)
         return probes
 

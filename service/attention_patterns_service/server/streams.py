@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Semaphore
+from typing import NoReturn
 
 import grpc
 
@@ -35,7 +36,9 @@ class Incoming:
         try:
             message = self._came.get(timeout=max(0.0, last - time.monotonic()))
         except Empty:
-            raise DeadlineError(self._explain_end()) from None
+            self._end_late()
+        if time.monotonic() > last:
+            self._end_late()
         self._room.release()
         return message
 
@@ -48,11 +51,11 @@ class Incoming:
         self._closed = True
         self._room.release()
 
-    def _explain_end(self) -> str:
+    def _end_late(self) -> NoReturn:
         limits = self._limits
         if time.monotonic() >= self._end:
-            return f"the stream has been open for {limits.stream_seconds:g} s, the longest time; open another"
-        return f"no request that could be answered came for {limits.idle_seconds:g} s"
+            raise DeadlineError(f"the stream has been open for {limits.stream_seconds:g} s, the longest; open another")
+        raise DeadlineError(f"no request that could be answered came for {limits.idle_seconds:g} s")
 
     def _read(self, messages: Iterator[bytes]) -> None:
         with suppress(grpc.RpcError):  # the call ended

@@ -72,4 +72,4 @@ class ClientNames:
 def names_in_certificate(authentication: Mapping[str, Iterable[Any]]) -> tuple[str, ...]:
     """Returns the names in a caller's certificate, from the authentication context of its call; none without one."""
     names = [name.decode(errors="replace") for kind in _NAMES for name in authentication.get(kind, ())]
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(filter(None, names)))

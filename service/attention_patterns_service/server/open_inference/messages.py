@@ -61,7 +61,7 @@ _CONTENTS = {
 }
 DATATYPES = {"f": "FP32", "b": "BOOL", "i": "INT32", "U": "BYTES"}  # of outputs, by the kind of their dtype
 _GROUP = "attention_to."
-_FRAME_BYTES = 256  # most bytes of an output beside its name and values, or of the answer besides
+_FRAME_BYTES, _OUTPUT_BYTES = 4096, 64  # most bytes of an answer besides its outputs, of one beside name and values
 _LONGEST_PATTERN = 4 + max(map(len, PATTERNS))  # bytes, with its size before it
 
 
@@ -275,7 +275,7 @@ def output_of(result: Classification, name: str) -> NDArray[Any]:
 
 def size_of_response(names: Iterable[str], *, count: int, length: int) -> int:
     """Returns the most bytes of an answer that holds the outputs of these names for maps of ``length`` tokens."""
-    return sum(_FRAME_BYTES + len(name.encode()) + count * _bytes_of(name, length) for name in names)
+    return _FRAME_BYTES + sum(_OUTPUT_BYTES + len(name.encode()) + count * _bytes_of(name, length) for name in names)
 
 
 def _bytes_of(name: str, length: int) -> int:

@@ -197,6 +197,7 @@ class OpenInference:
         self._pipeline.limits.check_count(len(images))
         wanted = wanted_of(request, _names(net.outputs))
         size = size_of_response(wanted, count=len(images), length=0)
+        self._pipeline.limits.check_answer(size)
 
         def encode(answer: NetAnswer) -> Message:
             return response_of(request, {"probabilities": answer.probabilities}, bundle=classifier.bundle)
