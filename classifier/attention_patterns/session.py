@@ -23,7 +23,7 @@ class NetSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # callers run side by side instead, so that rendering and inference overlap
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised as well, and writing them would wait for a reader
         try:
             self._session = onnxruntime.InferenceSession(bundle.read_net(), options, providers=["CPUExecutionProvider"])
             self._probe(bundle.image_size)

@@ -11,5 +11,6 @@ open_inference.py      outputs of the Open Inference Protocol, and Triton's own 
 server_metrics.py      the metrics of the server
 servers.py             server processes, and the wait for what they do
 small_transformers.py  small transformers with random weights
+tokens.py              access tokens, made as people make them
 triton_client.py       the code of that process
 """

@@ -12,6 +12,7 @@ METRICS = {  # the server's metrics, each with its labels
     "attention_request_seconds": {"method"},
     "attention_stage_seconds": {"stage"},
     "attention_maps_per_request": set(),
+    "attention_log_lines_dropped_total": set(),
     "attention_requests_in_flight": set(),
     "attention_bytes_in_flight": set(),
     "attention_drift": {"feature"},

@@ -1,5 +1,4 @@
 import hashlib
-import json
 import socket
 from contextlib import suppress
 from functools import partial
@@ -9,11 +8,9 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from typer.testing import CliRunner
 
 from attention_patterns import errors
 from attention_patterns_service import AttentionServer, Client
-from attention_patterns_service.command.cli import app
 from attention_patterns_service.command.process import credentials_of
 from attention_patterns_service.command.settings import Settings
 from attention_patterns_service.server.access import Tokens
@@ -23,13 +20,7 @@ from attention_patterns_service.server.methods import SERVICE
 from tests.helpers.calls import method_of
 from tests.helpers.drawn_maps import random_maps
 from tests.helpers.servers import free_port
-
-
-def new_token(path, name, *options):
-    """Makes a token as people do, and returns its characters."""
-    done = CliRunner().invoke(app, ["token", "add", name, f"--tokens={path}", *options])
-    assert done.exit_code == 0, done.output
-    return done.stdout.strip()
+from tests.helpers.tokens import new_token
 
 
 @pytest.fixture(scope="module")
@@ -90,46 +81,6 @@ def test_a_token_s_share_is_kept(classifier, tmp_path):
                 client.model()
         with Client(server.endpoint, token=other) as client:
             client.model()
-
-
-def test_the_file_holds_hashes_and_names_only(folder, token):
-    content = (folder / "tokens.json").read_text()
-    assert token not in content
-    (kept,) = json.loads(content)["tokens"]
-    assert (kept["name"], len(kept["sha256"]), kept["calls_per_second"]) == ("alice", 64, 100)
-    assert (folder / "tokens.json").stat().st_mode & 0o077 == 0
-
-
-def test_a_token_of_the_same_name_is_replaced_and_a_file_that_cannot_be_read_stays(tmp_path):
-    path = tmp_path / "tokens.json"
-    first, other, second = new_token(path, "bob"), new_token(path, "eve"), new_token(path, "bob")
-    access = Tokens(path)
-    names = [access.identify([("authorization", f"Bearer {shown}")]) for shown in (other, second)]
-    assert names == ["eve", "bob"]
-    with pytest.raises(errors.AuthenticationError):
-        access.identify([("authorization", f"Bearer {first}")])
-    path.write_text("{")
-    done = CliRunner().invoke(app, ["token", "add", "bob"], env={"ATTENTION_SERVE_TOKENS": str(path)})
-    assert (done.exit_code, path.read_text()) == (1, "{")
-    assert done.stderr.startswith(f"attention-serve token add: token file {path} cannot be read")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "JSONDecodeError"),
-        ("[]", "TypeError"),
-        ('{"tokens": []}', "holds no token"),
-        (
-            '{"tokens": [{"name": "a", "sha256": "abc", "calls_per_second": 1}]}',
-            "'a' has a sha256 of 3 digits and 1 calls_per_second",
-        ),
-    ],
-)
-def test_a_token_file_that_is_broken_is_named(tmp_path, content, message):
-    (tmp_path / "tokens.json").write_text(content)
-    with pytest.raises(errors.SourceError, match=f"token file {tmp_path}/tokens.json.*{message}"):
-        Tokens(tmp_path / "tokens.json")
 
 
 def write_certificates(folder, authority):

@@ -64,6 +64,14 @@ def test_hadolint_finds_nothing_in_the_dockerfile():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_the_image_begins_with_a_named_content():
+    """A tag may be moved to another image, a digest may not."""
+    bases = re.findall(r"^FROM (\S+)(?: AS (\S+))?$", DOCKERFILE, re.MULTILINE)
+    stages = {stage for _, stage in bases}
+    (foreign,) = [image for image, _ in bases if image not in stages]
+    assert re.fullmatch(r"python:[\d.]+-slim-bookworm@sha256:[0-9a-f]{64}", foreign)
+
+
 def test_what_the_image_copies_is_there_and_not_ignored():
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     sources = {source for copy in COPIES for source in copy[:-1]}
@@ -73,10 +81,12 @@ def test_what_the_image_copies_is_there_and_not_ignored():
 
 def test_the_image_has_the_server_alone_and_what_it_needs():
     """The lock is that of the extra, the code that of the wheel, and the line that compiles the kernel runs."""
-    (requirements,) = {word for copy in COPIES for word in copy if word.startswith("requirements/") and "." in word}
-    (lock,) = re.findall(rf"^\t\$\(LOCK\) (.*) --output-file {requirements}$", MAKEFILE, re.MULTILINE)
+    locks = {word for copy in COPIES for word in copy if word.startswith("requirements/") and "." in word}
+    (lock,) = re.findall(r"^\t\$\(LOCK\) (.*) --output-file requirements/serve.txt$", MAKEFILE, re.MULTILINE)
     assert re.findall(r"--extra (\S+)", lock) == ["service"]
-    assert f"--requirement {requirements}" in DOCKERFILE
+    installed = re.findall(r"install --require-hashes --only-binary :all: --requirement (\S+)", DOCKERFILE)
+    assert sorted(installed) == sorted(locks) == ["requirements/build.txt", "requirements/serve.txt"]
+    assert len(re.findall(r"pip\b[^\n]* install ", DOCKERFILE)) == len(installed) + 1  # and the wheel itself
     folders = {
         Path(package).parts[0] for package in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     }

@@ -114,6 +114,44 @@ def test_a_worker_that_keeps_dying_ends_the_server_with_a_message(tmp_path):
     assert not Path(f"/proc/{staying}").exists()
 
 
+def holds_files(pid):
+    """Whether a process has files open; one that was killed gives them back before its parent learns of its end."""
+    try:
+        return any(Path(f"/proc/{pid}/fd").iterdir())
+    except FileNotFoundError:
+        return False
+
+
+def test_no_kill_leaves_a_temporary_folder(tmp_path):
+    """Workers outlive their supervisor and clear up; where all of them are killed at once, the next server does."""
+
+    def leftovers():
+        return list(tmp_path.iterdir())
+
+    environment = {"TMPDIR": str(tmp_path)}
+    with process_of("--workers=2", environment=environment) as (process, _):
+        assert len(leftovers()) == 1
+        process.kill()
+        until(lambda: not leftovers())
+    with process_of("--workers=2", environment=environment) as (process, _):
+        workers = workers_of(process)
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)  # they notice nothing
+        process.kill()
+        process.wait()
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        (left,) = leftovers()
+        until(lambda: not any(map(holds_files, workers)))
+    with serving("--workers=2", environment=environment):
+        (kept,) = leftovers()
+        assert kept != left
+        with serving("--workers=2", environment=environment):
+            assert kept in leftovers()
+        assert leftovers() == [kept]
+    assert leftovers() == []
+
+
 def with_code_in_workers(folder, statement):
     """The environment of a Python that runs ``statement`` at the start of each worker, and of no other process."""
     code = f"import os, time\nif 'ATTENTION_SERVE_HANDSHAKE' in os.environ:\n    {statement}\n"
@@ -125,7 +163,7 @@ def with_code_in_workers(folder, statement):
 def test_a_worker_is_not_believed_for_what_is_printed(tmp_path):
     """It prints what a server would, and ends without a handshake: the server has not started."""
     line = "serving attention-patterns 0.1.0 on 127.0.0.1:1"
-    environment = with_code_in_workers(tmp_path, f"print({line!r}, flush=True); os._exit(3)")
+    environment = with_code_in_workers(tmp_path, f"os.write(1, {line.encode()!r} + bytes([10])); os._exit(3)")
     done = run("--workers=2", "--port=0", env=environment)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.search(r"^attention-serve: worker \d+ did not start, exit code 3$", done.stderr, re.MULTILINE)

@@ -203,7 +203,9 @@ def test_settings_that_do_not_fit_together_are_refused(settings, message):
 
 
 def test_a_budget_smaller_than_a_message_is_refused():
-    with pytest.raises(errors.InvalidSettingsError, match="limit 'bytes' is 9, expected room for the largest message"):
+    with pytest.raises(
+        errors.InvalidSettingsError, match="limit 'bytes' is 9, expected room in its half for the largest"
+    ):
         Limits(bytes=9, message_bytes=10)
 
 

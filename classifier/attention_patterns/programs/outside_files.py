@@ -7,10 +7,12 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from reprlib import Repr
 from typing import Any, Self, TypeGuard
 
+_INSTANT = re.compile("[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _SHORT = Repr()  # whose depth is bounded: a deeply nested value would end in a RecursionError
 _SHORT.maxstring = 80
@@ -103,6 +105,16 @@ class JsonObject:
         if type(value) is not int or not least <= value <= most:
             raise self._unfit(key, f"an integer from {least} to {most}")
         return value
+
+    def instant(self, key: str) -> datetime | None:
+        """Returns a time in UTC such as 2027-01-31T00:00:00Z; None where there is no such key."""
+        value = self.values.get(key)
+        try:
+            if key in self.values and not (isinstance(value, str) and _INSTANT.fullmatch(value)):
+                raise ValueError
+            return None if value is None else datetime.fromisoformat(value)
+        except ValueError:
+            raise self._unfit(key, "a time in UTC such as 2027-01-31T00:00:00Z") from None
 
     def number(self, key: str, *, least: float = -math.inf, most: float = math.inf) -> float:
         """Returns a finite number from ``least`` to ``most``."""

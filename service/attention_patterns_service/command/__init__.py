@@ -19,6 +19,7 @@ demo.py          ``make run``: the bundled sample through a real server
 __main__.py      the same command, for ``python -m``
 """
 
+import os
 import signal
 import sys
 
@@ -27,6 +28,8 @@ _NAME, _VARIABLES = "attention-serve", "ATTENTION_SERVE"  # the command, and the
 
 def main() -> None:
     """Runs ``attention-serve``; where packages of its extra are missing, prints one sentence and exits with code 1."""
+    # gRPC writes a line per failed handshake, which any stranger can have, and waits for its reader.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         # A probe runs every few seconds beside a busy server: it leaves out what takes a second to import.
         if sys.argv[1:2] == ["health"]:
@@ -38,6 +41,7 @@ def main() -> None:
             from attention_patterns_service.command.cli import app  # noqa: PLC0415  may miss packages
 
             arguments, name, variables = sys.argv[1:], _NAME, _VARIABLES
+        from typer._click.exceptions import ClickException  # noqa: PLC0415  typer exports only some of its kinds
     except ModuleNotFoundError:
         from attention_patterns.errors import MissingExtraError  # noqa: PLC0415  takes a second to import
         from attention_patterns.programs.extras import name_missing_extra  # noqa: PLC0415
@@ -47,4 +51,9 @@ def main() -> None:
                 raise
         except MissingExtraError as error:
             raise SystemExit(str(error)) from None
-    app(arguments, prog_name=name, auto_envvar_prefix=variables)
+    try:
+        sys.exit(app(arguments, prog_name=name, auto_envvar_prefix=variables, standalone_mode=False))
+    except ClickException as error:
+        from attention_patterns.programs.command_line import end_with_usage_error  # noqa: PLC0415  takes as long
+
+        end_with_usage_error(error)

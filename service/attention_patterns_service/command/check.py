@@ -6,11 +6,12 @@ from dataclasses import fields
 from typing import TypeVar
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from attention_patterns.errors import AttentionPatternsError
+from attention_patterns.programs.foreign_text import visible
+from attention_patterns.programs.terminal import SafeConsole
 from attention_patterns.sample import load_sample
 from attention_patterns_service.client import Client
 from attention_patterns_service.command.bundle_trial import try_bundle
@@ -25,7 +26,7 @@ _Result = TypeVar("_Result")
 
 def check_settings(settings: Settings) -> bool:
     """Prints the configuration, its dangers, and what was tried with it; returns whether all of that succeeds."""
-    console = Console(highlight=False)
+    console = SafeConsole()
     console.print(_configuration(settings))
 
     def report(outcome: str, style: str, sentence: str) -> None:
@@ -52,7 +53,7 @@ def _configuration(settings: Settings) -> Table:
     for setting in fields(Settings):
         value = getattr(settings, setting.name)
         if not isinstance(value, Limits):
-            table.add_row(setting.name, "none" if value is None else str(value))
+            table.add_row(setting.name, "none" if value is None else visible(value))
     limits = settings.limits
     for limit in fields(Limits):
         table.add_row(f"limits.{limit.name}", f"{getattr(limits, limit.name):,}")

@@ -2,14 +2,17 @@
 
 import ctypes
 import gc
+import logging
 import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import grpc
 from prometheus_client import CollectorRegistry
 
+from attention_patterns.programs.temporary_folders import share_folder
 from attention_patterns_service.command.metrics_page import start_metrics_page
 from attention_patterns_service.command.problems import refuse_problems
 from attention_patterns_service.command.reload import Reloader, load
@@ -42,11 +45,12 @@ def serve(settings: Settings, *, as_worker: bool = False, on_ready: Callable[[At
     signals = listen(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     if as_worker:
         end_with_parent(signal.SIGTERM)
+        share_folder(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
     else:  # of workers the supervisor has tried it
         refuse_problems(settings)
-    write_logs(level=settings.log_level)
+    metrics = Metrics(CollectorRegistry())
+    write_logs(level=settings.log_level, on_drop=metrics.count_dropped_line)
     _keep_memory()
-    metrics = Metrics(registry := CollectorRegistry())
     access = Tokens(settings.tokens) if settings.tokens else Open()
     server = AttentionServer(
         work_until_signal(signals, lambda: load(settings)),
@@ -63,7 +67,7 @@ def serve(settings: Settings, *, as_worker: bool = False, on_ready: Callable[[At
         on_death=_end_deaf,
     )
     # The supervisor serves the metrics of all workers together.
-    page = None if as_worker else start_metrics_page(settings, registry)
+    page = None if as_worker else start_metrics_page(settings, metrics.registry)
     for warning in settings.warnings:
         logger.warning(warning)
     gc.freeze()  # all that is loaded stays: the collector need not look at it again and again
@@ -95,6 +99,7 @@ def credentials_of(
 def _end_deaf() -> None:
     """Ends a process that takes no call any more; whoever watches it starts another."""
     logger.critical("gRPC's own thread has died, under a limit of memory or threads; this process ends")
+    logging.shutdown()  # waits a little for the line to be read
     os._exit(1)
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import typer
 
 from attention_patterns.errors import AttentionPatternsError
+from attention_patterns.programs.foreign_text import print_error
 
 
 @contextmanager
@@ -19,5 +20,5 @@ def errors_reported(command: str) -> Iterator[None]:
         yield
     except (AttentionPatternsError, OSError) as error:  # OSError: a full disk, a folder without permission
         for sentence in str(error).splitlines():
-            typer.echo(f"{command}: {sentence}", err=True)
+            print_error(f"{command}: {sentence}")
         raise typer.Exit(1) from error

@@ -47,7 +47,7 @@ def blocked(*numbers: signal.Signals) -> Iterator[None]:
 def work_until_signal(signals: int, work: Callable[[], _Result]) -> _Result:
     """Returns the result of ``work``, which may take for ever: SIGTERM and SIGINT end the process all the same.
 
-    A thread of its own works. The main one would not run a handler before a function in C comes back.
+    SIGHUP comes again afterwards. A thread of its own works. The main one would not run a handler before a function in C comes back.
 
     Args:
         signals: Descriptor of ``listen``.
@@ -64,10 +64,15 @@ def work_until_signal(signals: int, work: Callable[[], _Result]) -> _Result:
         os.close(writing)
 
     Thread(target=run, name="work", daemon=True).start()
+    pending = False
     while reading not in (ready := select.select([signals, reading], [], [])[0]) or signals in ready:
-        if signals in ready and next_signal(signals) is not signal.SIGHUP:
-            os._exit(0)  # in order, the process would come down under the feet of a thread that is busy in C++
+        if signals in ready:
+            pending = next_signal(signals) is signal.SIGHUP
+            if not pending:
+                os._exit(0)  # in order, the process would come down under the feet of a thread that is busy in C++
     os.close(reading)
+    if pending:
+        os.kill(os.getpid(), signal.SIGHUP)
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
     result: _Result = outcome[0]

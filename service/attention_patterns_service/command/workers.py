@@ -5,7 +5,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from attention_patterns.errors import ServerError
+from attention_patterns.programs.temporary_folders import temporary_folder
 from attention_patterns_service.command.handshake import Handshake
 from attention_patterns_service.command.metrics_page import MetricsPage, start_metrics_page
 from attention_patterns_service.command.problems import refuse_problems
@@ -43,11 +43,8 @@ def serve_by_workers(
     refuse_problems(settings)
     write_logs(level=settings.log_level)
     # Held and never listened to here, the port stays the workers' while one is replaced.
-    with (
-        settings.address.hold(shared=True) as port,
-        tempfile.TemporaryDirectory(prefix="attention-metrics-") as metrics,
-    ):
-        workers = _Workers(settings, options, port=port, metrics=metrics)
+    with settings.address.hold(shared=True) as port, temporary_folder("attention-metrics-") as metrics:
+        workers = _Workers(settings, options, port=port, metrics=str(metrics))
         try:
             workers.run(signals, on_ready)
         finally:

@@ -1,12 +1,14 @@
 """The server's logs: one line per call."""
 
 import logging
+from collections.abc import Callable
 
 import grpc
 
-from attention_patterns.programs.json_logs import json_handler
+from attention_patterns.programs.json_logs import json_formatter
 from attention_patterns_service.contract.errors import Failure
 from attention_patterns_service.server.call import Call, Caller
+from attention_patterns_service.server.line_writer import take_over_standard_error
 
 logger = logging.getLogger("attention_patterns")
 _UNKNOWN = grpc.StatusCode.UNAUTHENTICATED
@@ -50,6 +52,12 @@ def _fields_of(caller: Caller) -> dict[str, object]:
     return {"caller": caller.name, "peer": caller.peer, **certificate}
 
 
-def write_logs(*, level: str) -> None:
-    """Writes the logs of this process from ``level`` on to standard error, one JSON object per line."""
-    logging.basicConfig(level=level.upper(), handlers=[json_handler()], force=True)
+def write_logs(*, level: str, on_drop: Callable[[], None] = lambda: None) -> None:
+    """Writes the logs of this process from ``level`` on to standard error, one JSON object per line.
+
+    No log line waits for its reader: where thousands wait to be read, further ones are dropped. ``on_drop`` is called
+    for each of them.
+    """
+    handler = take_over_standard_error(json_formatter(), on_drop=on_drop)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)

@@ -74,6 +74,9 @@ class Metrics:
         self._refused = Counter(
             "attention_refused", "Requests and calls that failed, by reason.", ["reason"], registry=registry
         )
+        self._dropped = Counter(
+            "attention_log_lines_dropped", "Log lines that were dropped since nobody read them.", registry=registry
+        )
         self._calls = Gauge(
             "attention_requests_in_flight",
             "Calls in flight.",
@@ -146,6 +149,10 @@ class Metrics:
         self._latest.add(np.frombuffer(samples, np.uint8).reshape(-1, *image.shape))
         for feature, index in self._latest.indices().items():
             self._drift.labels(feature).set(index)
+
+    def count_dropped_line(self) -> None:
+        """Counts a log line that was dropped."""
+        self._dropped.inc()
 
     def count_refusal(self, method: str, failure: Failure) -> None:
         """Counts a call that was not let in."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from attention_patterns.programs.extras import name_missing_extra
+from attention_patterns.programs.foreign_text import visible
 from attention_patterns_service.contract.errors import Failure
 from attention_patterns_service.server.call import Call
 
@@ -46,13 +47,13 @@ def load_tracing() -> Trace | None:
             attributes={
                 "rpc.system": "grpc",
                 "rpc.method": call.method,
-                "attention.request_id": call.request_id,
+                "attention.request_id": visible(call.request_id),
                 "attention.maps": call.maps,
                 **{f"attention.{stage}_ms": 1000 * seconds for stage, seconds in call.stages.items()},
             },
         )
         if failure:
-            span.set_status(StatusCode.ERROR, f"{failure.reason}: {failure.message}")
+            span.set_status(StatusCode.ERROR, failure.reason)  # the message may quote tokens
         span.end(end)
 
     return trace
