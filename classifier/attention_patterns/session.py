@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from attention_patterns.bundle import ModelBundle
 from attention_patterns.errors import BundleError
 from attention_patterns.patterns import PATTERNS
+from attention_patterns.per_process import PerProcess
 from attention_patterns.rendering import CHANNELS
 
 
@@ -29,7 +30,10 @@ class NetSession:
             net = bundle.model_path.read_bytes()
             if hashlib.sha256(net).hexdigest() != bundle.sha256:
                 raise ValueError("the file was replaced while the bundle was read")
-            self._session = onnxruntime.InferenceSession(net, options, providers=["CPUExecutionProvider"])
+            # A fork may come while a thread allocates, and the session's allocator would stay locked in the child.
+            self._session = PerProcess(
+                lambda: onnxruntime.InferenceSession(net, options, providers=["CPUExecutionProvider"])
+            )
             self._probe(bundle.image_size)
         except Exception as error:  # a file from outside; onnxruntime's errors have no common base
             raise BundleError(f"{bundle.model_path} cannot be run: {error}") from error
@@ -41,5 +45,5 @@ class NetSession:
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns the probabilities float32 [maps, 5] of images uint8 [maps, 3, size, size]."""
-        (output,) = self._session.run(["probabilities"], {"images": images})
+        (output,) = self._session.get().run(["probabilities"], {"images": images})
         return np.asarray(output, np.float32)
