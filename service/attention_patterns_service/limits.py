@@ -40,7 +40,11 @@ class Limits:
         """
         self.check_count(len(maps.values))
         if maps.length > self.length:
-            raise RequestLimitError(f"attention is of {maps.length} tokens, expected at most {self.length}")
+            raise RequestLimitError(
+                f"attention is of {maps.length} tokens, expected at most {self.length}",
+                name="length",
+                limit=self.length,
+            )
 
     def check_answer(self, maps: AttentionMaps, declaration: Declaration) -> None:
         """Refuses maps whose answer would be too large: per map it holds the name and measures of each token group.
@@ -52,7 +56,9 @@ class Limits:
         if size > _MOST_MEASURES_BYTES:
             raise RequestLimitError(
                 f"{len(maps.values)} maps measured for {len(declaration.groups)} token groups make an answer of {size} "
-                f"bytes, expected at most {_MOST_MEASURES_BYTES}; send it in parts"
+                f"bytes, expected at most {_MOST_MEASURES_BYTES}; send it in parts",
+                name="answer_bytes",
+                limit=_MOST_MEASURES_BYTES,
             )
 
     def check_count(self, count: int) -> None:
@@ -62,4 +68,8 @@ class Limits:
             RequestLimitError: There are too many.
         """
         if count > self.maps:
-            raise RequestLimitError(f"the request holds {count} maps, expected at most {self.maps}; send it in parts")
+            raise RequestLimitError(
+                f"the request holds {count} maps, expected at most {self.maps}; send it in parts",
+                name="maps",
+                limit=self.maps,
+            )

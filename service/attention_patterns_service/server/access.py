@@ -30,6 +30,9 @@ class Access(Protocol):
             RateLimitError: The token's share is used up.
         """
 
+    def rate_of(self, caller: str) -> int | None:
+        """Returns the calls per second that a caller of that name may make; None where they are not counted."""
+
 
 class Open:
     """Lets everyone in."""
@@ -37,6 +40,10 @@ class Open:
     def admit(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str:  # noqa: ARG002
         """Returns the name of nobody in particular."""
         return NOBODY
+
+    def rate_of(self, caller: str) -> int | None:  # noqa: ARG002
+        """Returns None: calls are not counted."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -88,8 +95,16 @@ class Tokens:
             raise AuthenticationError("the token is not known to the server, expected one of its token file")
         token = known[0]
         if not self._rates.hit(RateLimitItemPerSecond(token.calls_per_second), token.name):
-            raise RateLimitError(f"{token.name} may make {token.calls_per_second} calls per second; call again later")
+            raise RateLimitError(
+                f"{token.name} may make {token.calls_per_second} calls per second; call again later",
+                name="calls_per_second",
+                limit=token.calls_per_second,
+            )
         return token.name
+
+    def rate_of(self, caller: str) -> int | None:
+        """Returns the calls per second that the token of that name may make; None where it was just revoked."""
+        return next((token.calls_per_second for token in self._tokens if token.name == caller), None)
 
 
 def add_token(path: Path, name: str, *, calls_per_second: int) -> str:

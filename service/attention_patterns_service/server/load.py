@@ -49,7 +49,11 @@ class Load:
         """
         with self._lock:
             if self.calls >= self.limits.calls:
-                raise OverloadedError(f"{self.calls} calls are in flight, the server takes {self.limits.calls}")
+                raise OverloadedError(
+                    f"{self.calls} calls are in flight, the server takes {self.limits.calls}",
+                    name="calls",
+                    limit=self.limits.calls,
+                )
             self.calls += 1
             self.on_change(self.calls, self.bytes)
 
@@ -69,7 +73,9 @@ class Load:
         with self._lock:
             if self.bytes + size > self.limits.bytes:
                 raise OverloadedError(
-                    f"{self.bytes} bytes are in flight and {size} came, the server takes {self.limits.bytes}"
+                    f"{self.bytes} bytes are in flight and {size} came, the server takes {self.limits.bytes}",
+                    name="bytes",
+                    limit=self.limits.bytes,
                 )
             self.bytes += size
             self.on_change(self.calls, self.bytes)

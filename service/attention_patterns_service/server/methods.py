@@ -24,6 +24,7 @@ from attention_patterns_service.contract.errors import attempt
 from attention_patterns_service.contract.model_info import model_response_of
 from attention_patterns_service.contract.wire import DecodeError, Parcel, Route
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
+from attention_patterns_service.server.access import Access
 from attention_patterns_service.server.call import Call
 from attention_patterns_service.server.handlers import Method
 from attention_patterns_service.server.pipeline import DecodedRequest, Pipeline
@@ -35,9 +36,10 @@ _Message = TypeVar("_Message", bound=Message)
 class AttentionPatternService:
     """The methods of the service, without gRPC; errors are raised."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        """Answers through ``pipeline``."""
+    def __init__(self, pipeline: Pipeline, access: Access) -> None:
+        """Answers through ``pipeline`` whom ``access`` let in."""
         self._pipeline = pipeline
+        self._access = access
 
     def methods(self) -> dict[str, Method]:
         """Returns the methods by their full names."""
@@ -49,10 +51,11 @@ class AttentionPatternService:
         }
         return {f"/{SERVICE}/{name}": method for name, method in methods.items()}
 
-    def get_model(self, data: bytes, _call: Call) -> bytes:
+    def get_model(self, data: bytes, call: Call) -> bytes:
         """Describes the model and the limits."""
         _read(Route(pb.GetModelRequest, (1,)), data)
-        return model_response_of(self._pipeline.bundle, self._pipeline.limits).SerializeToString()
+        rate = self._access.rate_of(call.caller)
+        return model_response_of(self._pipeline.bundle, self._pipeline.limits, rate).SerializeToString()
 
     def classify_heads(self, data: bytes, call: Call) -> bytes:
         """Classifies the heads of one input."""
