@@ -76,9 +76,7 @@ def test_clients_may_ping_at_intervals_without_a_call(server_of):
 
 
 def test_clients_may_not_ping_all_the_time(server_of):
-    with http2_connection(server_of(), HELLO) as connected:
-        for number in range(6):
-            connected.sendall(frame(PING, 0, 0, struct.pack(">Q", number)))
+    with http2_connection(server_of(), HELLO, *[frame(PING, 0, 0, bytes(8))] * 6) as connected:
         read_until(connected, _GOAWAY_OF_PINGS)
 
 
