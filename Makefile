@@ -22,12 +22,14 @@ test: .venv/dev  ## every test
 test-lowest: .venv-lowest/test  ## library, service and labeller with the lowest versions promised, whose mixture may warn
 	NUMBA_CACHE_DIR=$(CURDIR)/.venv-lowest/kernel .venv-lowest/bin/python -m pytest -W default tests/library tests/server tests/labeller
 
-check: .venv/dev  ## lint, types, architecture, generated code
+check: .venv/dev  ## lint, types, architecture, the contract and its generated code
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	.venv/bin/lint-imports
 	$(RUN) -m bandit --quiet --recursive --configfile pyproject.toml benchmarks classifier service
+	.venv/bin/buf lint proto
+	.venv/bin/buf breaking proto --against proto/released
 	$(RUN) -m pytest tests/server/test_contract.py
 
 audit: .venv/dev  ## known weaknesses of the locked packages; asks the package registry

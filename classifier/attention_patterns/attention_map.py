@@ -201,7 +201,7 @@ def read_declaration(
 
     Raises:
         TokensError: The tokens do not match the length.
-        TokenGroupsError: A group's name is taken, or a position is outside the map.
+        TokenGroupsError: A group's name is empty or taken, or a position is outside the map.
         SegmentsError: The segments do not match the length.
         PaddingError: ``valid_length`` or ``mask`` does not fit.
     """
@@ -271,6 +271,8 @@ def _read_groups(
     special = {group.name for group in groups}
     member = np.empty(length, np.bool_)
     for name, positions in (declared or {}).items():
+        if not name:
+            raise TokenGroupsError(f"a token group has the name {name!r}, expected at least one character")
         if name in special:
             raise TokenGroupsError(f"token group {name!r} has the name of a special token of this input")
         sent = _read_array(list(positions), f"token group {name!r}", TokenGroupsError)

@@ -21,6 +21,7 @@ from attention_patterns.classification import Classification, MeasuredMaps, NetA
 from attention_patterns.errors import AbandonedError, InvalidDeclarationError, ShapeError
 from attention_patterns.measures import AttentionTo, SurveyedMaps, measure_attention_to, measure_evidence
 from attention_patterns.outputs import Tokenizer, inputs_of
+from attention_patterns.per_process import PerProcess
 from attention_patterns.rendering import Survey, find_causal, survey
 
 SPAN = 36  # maps that one thread renders or classifies at a time: few enough to share out, enough to pay
@@ -63,12 +64,13 @@ class Classifier(ABC):
     """A classifier of attention maps: it renders and measures maps in this process, and has a net read the images.
 
     Every way in ends in ``classify_read``, so that no two can answer differently. Subclasses decide where the net runs:
-    they have ``image_size`` and ``classify_images``. Safe to share between threads.
+    they have ``image_size`` and ``classify_images``. Safe to share between threads and with forked processes.
     """
 
     def __init__(self, *, threads: int | None = None) -> None:
         """Uses ``threads`` cores, all by default."""
-        self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), thread_name_prefix="classify")
+        count = threads or len(os.sched_getaffinity(0))
+        self._threads = PerProcess(lambda: ThreadPoolExecutor(count, thread_name_prefix="classify"))
         self._caller = _Caller()
 
     @property
@@ -211,7 +213,10 @@ class Classifier(ABC):
             InvalidAttentionError: A map is not a self-attention map; subclasses name why.
             AbandonedError: The caller does not want the answer any more.
         """
-        causal, size = find_causal(maps, declaration, map if self._caller.alone else self._pool.map), self.image_size
+        causal, size = (
+            find_causal(maps, declaration, map if self._caller.alone else self._threads.get().map),
+            self.image_size,
+        )
 
         def render(begin: int, end: int) -> Survey:
             started = time.perf_counter()
@@ -269,4 +274,4 @@ class Classifier(ABC):
         bounds = list(pairwise([*range(0, count, SPAN), count]))
         if len(bounds) == 1 or self._caller.alone:  # the calling thread waits anyway
             return [work_if_wanted(*span) for span in bounds]
-        return list(self._pool.map(work_if_wanted, *zip(*bounds, strict=True)))
+        return list(self._threads.get().map(work_if_wanted, *zip(*bounds, strict=True)))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from attention_patterns.bundle import ModelBundle
 from attention_patterns.errors import BundleError
 from attention_patterns.patterns import PATTERNS
+from attention_patterns.per_process import PerProcess
 from attention_patterns.rendering import CHANNELS
 
 
@@ -25,7 +26,11 @@ class NetSession:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # its errors are raised as well, and writing them would wait for a reader
         try:
-            self._session = onnxruntime.InferenceSession(bundle.read_net(), options, providers=["CPUExecutionProvider"])
+            net = bundle.read_net()
+            # A fork may come while a thread allocates, and the session's allocator would stay locked in the child.
+            self._session = PerProcess(
+                lambda: onnxruntime.InferenceSession(net, options, providers=["CPUExecutionProvider"])
+            )
             self._probe(bundle.image_size)
         except Exception as error:  # a file from outside; onnxruntime's errors have no common base
             raise BundleError(f"{bundle.model_path} cannot be run: {error}") from error
@@ -42,5 +47,5 @@ class NetSession:
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns the probabilities float32 [maps, 5] of images uint8 [maps, 3, size, size]."""
-        (output,) = self._session.run(["probabilities"], {"images": images})
+        (output,) = self._session.get().run(["probabilities"], {"images": images})
         return np.asarray(output, np.float32)

@@ -100,7 +100,11 @@ class Limits:
         """
         self.check_count(len(maps.values))
         if maps.length > self.length:
-            raise RequestLimitError(f"attention is of {maps.length} tokens, expected at most {self.length}")
+            raise RequestLimitError(
+                f"attention is of {maps.length} tokens, expected at most {self.length}",
+                name="length",
+                limit=self.length,
+            )
 
     def check_declarations(self, **counts: int) -> None:
         """Refuses declarations that are longer than those of any map; ``counts`` are their lengths, by name.
@@ -108,11 +112,12 @@ class Limits:
         Raises:
             RequestLimitError: A declaration is too long.
         """
-        most = {"token_groups": self.groups, "groups": self.groups, "layers": self.maps, "heads": self.maps}
+        limit_of = {"token_groups": "groups", "groups": "groups", "layers": "maps", "heads": "maps"}
         for name, count in counts.items():
-            if count > most.get(name, self.length):
+            limit = limit_of.get(name, "length")
+            if count > (most := getattr(self, limit)):
                 raise RequestLimitError(
-                    f"the request holds {count} {name}, expected at most {most.get(name, self.length)}"
+                    f"the request holds {count} {name}, expected at most {most}", name=limit, limit=most
                 )
 
     def check_answer(self, size: int) -> None:
@@ -124,7 +129,9 @@ class Limits:
         if size > self.answer_bytes:
             raise RequestLimitError(
                 f"the answer would have {size} bytes, expected at most {self.answer_bytes}; send fewer maps or token "
-                "groups in a request"
+                "groups in a request",
+                name="answer_bytes",
+                limit=self.answer_bytes,
             )
 
     def check_count(self, count: int) -> None:
@@ -134,4 +141,8 @@ class Limits:
             RequestLimitError: There are too many.
         """
         if count > self.maps:
-            raise RequestLimitError(f"the request holds {count} maps, expected at most {self.maps}; send it in parts")
+            raise RequestLimitError(
+                f"the request holds {count} maps, expected at most {self.maps}; send it in parts",
+                name="maps",
+                limit=self.maps,
+            )

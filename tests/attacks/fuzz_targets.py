@@ -23,6 +23,7 @@ from attention_patterns_service.contract.errors import INTERNAL_REASON, MEANINGS
 from attention_patterns_service.limits import Limits
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.inference import open_inference_pb2 as infer_pb
+from attention_patterns_service.server.access import Open
 from attention_patterns_service.server.call import Call, Caller
 from attention_patterns_service.server.load import Holding, Load
 from attention_patterns_service.server.methods import AttentionPatternService
@@ -113,7 +114,7 @@ class Bench:
         self._load = Load(Limits(), metrics.set_load)
         self._turns = self._load._turns.qsize()
         pipeline = Pipeline(self.classifier, self._load, metrics)
-        methods = AttentionPatternService(pipeline).methods() | OpenInference(pipeline).methods()
+        methods = AttentionPatternService(pipeline, Open()).methods() | OpenInference(pipeline).methods()
         self._methods = {name.rpartition("/")[2]: method.answer for name, method in methods.items()}
         self._unforeseen = _Unforeseen()
         logger = logging.getLogger("attention_patterns_service.contract.errors")

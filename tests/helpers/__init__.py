@@ -3,6 +3,7 @@
 calls.py               calls to a server as bytes, below the client
 drawn_maps.py          maps drawn by rule
 equality.py            equality of results, to the last bit
+forked.py              a program that uses a classifier before and after a fork
 golden_files.py        the golden files and their generator
 http2.py               calls as the frames of HTTP/2 that they consist of
 killed_runs.py         runs that are killed before each of their writes

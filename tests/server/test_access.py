@@ -75,7 +75,7 @@ def test_a_token_s_share_is_kept(classifier, tmp_path):
     secret = new_token(tmp_path / "tokens.json", "bob", "--calls-per-second=2")
     other = new_token(tmp_path / "tokens.json", "eve")
     with AttentionServer(classifier, port=0, access=Tokens(tmp_path / "tokens.json")) as server:
-        with Client(server.endpoint, token=secret) as client:
+        with Client(server.endpoint, token=secret, retry_seconds=0) as client:
             client.model(), client.model()
             with pytest.raises(errors.RateLimitError, match="bob may make 2 calls per second"):
                 client.model()

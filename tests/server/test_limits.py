@@ -42,7 +42,7 @@ def test_calls_over_the_limit_are_refused_at_once_and_health_is_not(classifier):
     with (
         AttentionServer(classifier, port=0, limits=Limits(calls=2)) as server,
         grpc.insecure_channel(server.endpoint) as channel,
-        Client(server.endpoint) as client,
+        Client(server.endpoint, retry_seconds=0) as client,
     ):
         with HeldStreams(channel, 2):
             with pytest.raises(errors.OverloadedError, match="2 calls are in flight, the server takes 2"):
@@ -335,7 +335,7 @@ def test_calls_without_a_message_hold_no_place_for_ever(classifier):
     with (
         AttentionServer(classifier, port=0, limits=Limits(calls=2)) as server,
         grpc.insecure_channel(server.endpoint) as channel,
-        Client(server.endpoint) as client,
+        Client(server.endpoint, retry_seconds=0) as client,
     ):
         waiting = server._watchdog._waiting
         calls = [method_of(channel, "GetModel", "stream_unary").future(no_message()) for _ in range(2)]

@@ -47,7 +47,8 @@ def blocked(*numbers: signal.Signals) -> Iterator[None]:
 def work_until_signal(signals: int, work: Callable[[], _Result]) -> _Result:
     """Returns the result of ``work``, which may take for ever: SIGTERM and SIGINT end the process all the same.
 
-    SIGHUP comes again afterwards. A thread of its own works. The main one would not run a handler before a function in C comes back.
+    SIGHUP comes again afterwards. A thread of its own works: the main one would not run a handler before a function in
+    C comes back.
 
     Args:
         signals: Descriptor of ``listen``.

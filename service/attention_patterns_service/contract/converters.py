@@ -90,7 +90,7 @@ def declared_request(declaration: Declaration, *, length: int) -> pb.ClassifyHea
             tokens=tokens,
             token_groups=[pb.TokenGroup(name=g.name, positions=kept[g.positions].tolist()) for g in groups],
             segment_ids=() if segments is None else np.unique(segments, return_inverse=True)[1].tolist(),
-            valid_length=len(kept) if padded and prefix else 0,
+            valid_length=len(kept) if padded and prefix else None,
             mask=np.isin(np.arange(length), kept).tolist() if padded and not prefix else (),
             causality=_CAUSALITIES[declaration.causal],
         )
@@ -198,7 +198,7 @@ def declaration_of(request: pb.ClassifyHeadsRequest, length: int) -> Declaration
         tokens=list(request.tokens) or None,
         token_groups=groups,
         segments=_segments_of(request, length),
-        valid_length=request.valid_length or None,
+        valid_length=request.valid_length if request.HasField("valid_length") else None,
         mask=list(request.mask) or None,
         causal=_CAUSAL[request.causality],
     )

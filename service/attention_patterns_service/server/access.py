@@ -31,6 +31,9 @@ class Access(Protocol):
             RateLimitError: The share is used up.
         """
 
+    def rate_of(self, caller: str) -> int | None:
+        """Returns the calls per second that a caller of that name may make; None where they are not counted."""
+
 
 class Open:
     """Lets everyone in."""
@@ -41,6 +44,10 @@ class Open:
 
     def charge(self, name: str) -> None:
         """Takes nothing."""
+
+    def rate_of(self, caller: str) -> int | None:  # noqa: ARG002
+        """Returns None: calls are not counted."""
+        return None
 
 
 class Tokens:
@@ -88,10 +95,16 @@ class Tokens:
 
     def charge(self, name: str) -> None:
         """Takes one request from the share of the caller of that name."""
-        rate = max((token.calls_per_second for token in self._tokens if token.name == name), default=1)
+        rate = self.rate_of(name) or 1  # of a token that was just revoked, the last one
         share = self._shares.setdefault((name, rate), Share(rate))
         if not share.take():
-            raise RateLimitError(f"{name} may make {rate} calls per second; call again later")
+            raise RateLimitError(
+                f"{name} may make {rate} calls per second; call again later", name="calls_per_second", limit=rate
+            )
+
+    def rate_of(self, caller: str) -> int | None:
+        """Returns the calls per second that the caller of that name may make; None where it was just revoked."""
+        return max((token.calls_per_second for token in self._tokens if token.name == caller), default=None)
 
 
 class Share:

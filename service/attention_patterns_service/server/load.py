@@ -54,11 +54,17 @@ class Load:
         limits = self.limits
         with self._lock:
             if self.calls >= limits.calls:
-                raise OverloadedError(f"{self.calls} calls are in flight, the server takes {limits.calls}")
+                raise OverloadedError(
+                    f"{self.calls} calls are in flight, the server takes {limits.calls}",
+                    name="calls",
+                    limit=limits.calls,
+                )
             if caller and self._calls_of[caller] >= limits.token_calls:
                 raise OverloadedError(
                     f"{self._calls_of[caller]} calls of {caller} are in flight, the server takes {limits.token_calls} "
-                    "of one access token"
+                    "of one access token",
+                    name="token_calls",
+                    limit=limits.token_calls,
                 )
             self.calls += 1
             self._calls_of[caller] += 1
@@ -89,7 +95,9 @@ class Load:
             for name, now, more in (("messages", self._messages, messages), ("work", self._work, work)):
                 if checked and more > 0 and now + more > half:
                     raise OverloadedError(
-                        f"{now} bytes of {name} are in flight and {more} came, the server takes {half}"
+                        f"{now} bytes of {name} are in flight and {more} came, the server takes {half}",
+                        name="bytes",
+                        limit=half,
                     )
             self._messages += messages
             self._work += work

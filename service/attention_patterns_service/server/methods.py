@@ -22,6 +22,7 @@ from attention_patterns_service.contract.errors import Failure
 from attention_patterns_service.contract.model_info import model_response_of
 from attention_patterns_service.contract.wire import Parcel, read_small
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
+from attention_patterns_service.server.access import Access
 from attention_patterns_service.server.call import Call
 from attention_patterns_service.server.handlers import Method
 from attention_patterns_service.server.pipeline import DecodedRequest, Pipeline
@@ -33,9 +34,10 @@ _DECLARED = ("tokens", "token_groups", "segment_lengths", "segment_ids", "mask",
 class AttentionPatternService:
     """The methods of the service, without gRPC; errors are raised."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        """Answers through ``pipeline``."""
+    def __init__(self, pipeline: Pipeline, access: Access) -> None:
+        """Answers through ``pipeline`` whom ``access`` let in."""
         self._pipeline = pipeline
+        self._access = access
 
     def methods(self) -> dict[str, Method]:
         """Returns the methods by their full names."""
@@ -47,10 +49,11 @@ class AttentionPatternService:
         }
         return {f"/{SERVICE}/{name}": method for name, method in methods.items()}
 
-    def get_model(self, data: bytes, _call: Call) -> bytes:
+    def get_model(self, data: bytes, call: Call) -> bytes:
         """Describes the model and the limits."""
         read_small(pb.GetModelRequest, data)
-        return model_response_of(self._pipeline.bundle, self._pipeline.limits).SerializeToString()
+        rate = self._access.rate_of(call.caller.name)
+        return model_response_of(self._pipeline.bundle, self._pipeline.limits, rate).SerializeToString()
 
     def classify_heads(self, data: bytes, call: Call) -> bytes:
         """Classifies the heads of one input."""
@@ -65,7 +68,15 @@ class AttentionPatternService:
         """Returns the answer to a message of a stream that is not answered otherwise."""
         code: int = failure.code.value[0]
         answer = _streamed_answer(call)
-        answer.error.MergeFrom(pb.StreamError(code=code, reason=failure.reason, message=failure.message))
+        answer.error.MergeFrom(
+            pb.StreamError(
+                code=code,
+                reason=failure.reason,
+                message=failure.message,
+                metadata=failure.metadata,
+                retry_seconds=failure.retry_after,
+            )
+        )
         return answer.SerializeToString()
 
     def classify_images(self, data: bytes, call: Call) -> bytes:

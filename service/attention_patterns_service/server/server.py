@@ -31,7 +31,7 @@ from attention_patterns_service.server.watchdog import Watchdog
 _CONNECTIONS = [
     ("grpc.keepalive_time_ms", 60_000),  # a connection whose other end is gone is noticed
     ("grpc.keepalive_permit_without_calls", 1),  # also where it has no call
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),  # and clients may ask as well
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # and clients may ask as well: most do not before 10 s
     ("grpc.max_concurrent_streams", 100),  # per connection: more wait at the client, and floods of resets are cut off
     ("grpc.server_handshake_timeout_ms", 20_000),  # a connection that says nothing gives its place back
     ("grpc.max_connection_age_ms", 600_000),  # clients connect anew at times, and find servers that were added
@@ -92,7 +92,7 @@ class AttentionServer:
         self._pipeline = Pipeline(classifier, self.load, self.metrics)
         self._watchdog = Watchdog(limits.seconds, on_death=on_death)
         self.replace(classifier)
-        methods = AttentionPatternService(self._pipeline).methods() | OpenInference(self._pipeline).methods()
+        methods = AttentionPatternService(self._pipeline, access).methods() | OpenInference(self._pipeline).methods()
         if reflection:
             methods |= Reflection(SERVICE, INFERENCE).methods()
         trace = load_tracing()
@@ -110,7 +110,6 @@ class AttentionServer:
             handlers=[self._health, Gate(methods, desk=desk, refusers=self._pools["refuse"])],
             options=[
                 ("grpc.max_receive_message_length", limits.message_bytes),
-                ("grpc.max_send_message_length", -1),
                 ("grpc.max_allowed_incoming_connections", limits.connections),  # more are closed at once
                 *_CONNECTIONS,
                 ("grpc.so_reuseport", int(shared_port)),  # 0: a taken port is an error, not a second server beside it
