@@ -8,6 +8,7 @@ conftest.py             the bench that the fuzzer's targets stand on
 faults.py               command: servers that are killed, given another bundle, or left by their clients
 fuzz.py                 command: bad input, fed to every method and to the library
 fuzz_expected.py        right answers, as plain numpy decides
+fuzz_files.py          files for the fuzzers: bundles, tokens and certificates
 fuzz_messages.py        messages, drawn whole, tampered with, or torn
 fuzz_seeds.py           attention with its declaration, right and wrong
 fuzz_targets.py         what is fed, and the judges of what comes of it
