@@ -18,8 +18,9 @@ from attention_patterns_service import AttentionServer, Client, Limits
 from attention_patterns_service.contract.converters import IMAGES, images_request_of
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.attention_patterns.v1.attention_patterns_pb2_grpc import AttentionPatternServiceStub
-from attention_patterns_service.server.access import Tokens, add_token
+from attention_patterns_service.server.access import Tokens
 from attention_patterns_service.server.methods import SERVICE
+from attention_patterns_service.server.token_file import add_token
 from tests.helpers.calls import HeldStreams, message_of, method_of
 from tests.helpers.drawn_maps import random_maps
 from tests.helpers.equality import assert_equal
