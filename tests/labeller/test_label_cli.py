@@ -57,6 +57,19 @@ def test_dumps_are_labelled_and_summed_up(tmp_path, dumps):
     }
 
 
+def test_a_glob_of_the_shell_labels_what_the_folder_does(tmp_path, dumps):
+    """Three files are one task, and the run says so before it starts."""
+    files = [dumps / f"00{n}.npz" for n in range(3)]
+    for name, arguments in (("one by one", files), ("folder", [dumps]), ("glob", [dumps / "*.npz"])):
+        done = attention_label("run", *arguments, "-o", tmp_path / name)
+        assert done.stderr.startswith("3 files, 1 task 'dumps'\n")
+        assert_same_run(tmp_path / name, tmp_path / "one by one")
+    done = attention_label("run", f"a={files[0]}", *files[1:], "-o", tmp_path / "named")
+    assert done.stderr.startswith("3 files, 2 tasks 'a' (1), 'dumps' (2)\n")
+    bad = attention_label("run", dumps, "-o", tmp_path / "not made", "--max-memory", "1M")
+    assert bad.stderr.startswith("3 files, 1 task 'dumps'\nerror: ")
+
+
 def test_texts_are_run_through_a_model(tmp_path):
     (tmp_path / "pairs.tsv").write_text(
         "id\tquestion\tsentence\nq1\tWhen does the ferry leave?\tIt leaves at seven.\nq2\tWho is late?\tNobody is.\n"
@@ -91,7 +104,8 @@ def test_json_logs_are_one_object_per_line(tmp_path, dumps):
     done = attention_label("run", dumps, "-o", tmp_path / "labels", "--log-format", "json")
     events = [json.loads(line) for line in done.stderr.splitlines()]
     names = [event["event"] for event in events]
-    assert [name for name in names if name != "progress"] == ["begin", "end"]  # a busy machine makes progress, too
+    assert [name for name in names if name != "progress"] == ["tasks", "begin", "end"]  # a busy machine makes progress
+    assert events[0]["tasks"] == {"dumps": 3}
     assert (events[-1]["inputs"], events[-1]["maps"], events[-1]["failed"]) == (3, 216, 0)
     assert done.stdout == ""
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from attention_patterns.errors import AttentionPatternsError, InvalidSettingsError
 from attention_patterns.labelling.command.classifier_choice import ClassifierChoice
 from attention_patterns.labelling.command.printing import (
+    describe_tasks,
     print_comparison,
     print_estimate,
     print_result,
@@ -98,7 +99,7 @@ def run(
             help="Attention dumps (.npz, .npy, .safetensors, .parquet, .zarr) of an array 'attention' [layers, heads, "
             "L, L]; with --model texts (.tsv, .csv, .jsonl, .txt, datasets:NAME) or pictures (.png, .jpg, .webp, "
             ".bmp). Each INPUT is a file, folder, glob or URL. Results are summed up by task: TASK=INPUT names the "
-            "task; by default it is named after the file.",
+            "task; by default each folder is a task, each file of texts, and all other files together.",
             show_default=False,
         ),
     ],
@@ -230,6 +231,10 @@ def run(
         choice = ClassifierChoice(endpoint, bundle)
         chosen_engine = _choose_engine(engine, choice, address=ray_address, max_memory=most, device=device)
         source = request.open_source()
+        if log_format is LogFormat.JSON:
+            log_event("tasks", tasks={task: len(items) for task, items in source.tasks})
+        elif not quiet:
+            typer.echo(describe_tasks(source, "input" if request.models else "file"), err=True)
         opened = choice.open(warm=most is not None)
         with opened.context:
             maker = PartMaker(source, opened.classifier, Memory.from_now(most), keep_maps)

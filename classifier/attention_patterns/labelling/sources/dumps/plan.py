@@ -10,8 +10,8 @@ from itertools import accumulate, pairwise
 from attention_patterns.errors import SourceError
 from attention_patterns.labelling.sources.dumps.formats import FOLDERS, SUFFIXES, name_in_errors, open_dump
 from attention_patterns.labelling.sources.dumps.stored import DumpHeader
-from attention_patterns.labelling.sources.files import StoredFile, find_files
-from attention_patterns.labelling.sources.inputs import parse_input, task_name
+from attention_patterns.labelling.sources.files import FileGroup, StoredFile, find_files
+from attention_patterns.labelling.sources.inputs import parse_input
 from attention_patterns.labelling.sources.source import EXAMPLES, UNIT_MAPS, Selection, Unit, spread_evenly
 
 UNIT_BYTES = 128 * 2**20  # of attention
@@ -63,20 +63,27 @@ class _PlannedFile:
 def dump_tasks(arguments: Sequence[str]) -> Tasks:
     """Returns the files of each task.
 
+    A folder is a task of its own, named like the folder. All files that are given one by one or by a glob are one task,
+    named like the last folder that holds them all, or like a file that is alone. ``NAME=`` before an argument names the
+    task; those of one name are one task, and a file that is found twice in a task is read once.
+
     Args:
-        arguments: Files, folders, globs or fsspec URLs, or NAME=PATH to name the task of one. Those of one name are
-            one task, and a file that is found twice in a task is read once.
+        arguments: Files, folders, globs or fsspec URLs, or NAME=PATH to name the task of one.
 
     Raises:
         SourceError: A path does not exist, is a file of another kind, or a folder without dumps.
         MissingExtraError: A package that reads URLs of such a scheme is not installed.
     """
-    tasks: dict[str, dict[str, StoredFile]] = {}
+    given: dict[str | None, list[FileGroup]] = {}  # None: files without a name, one by one
     for argument in map(parse_input, arguments):
-        name = argument.task or task_name(argument.path, SUFFIXES)
-        for file in find_files(argument.path, SUFFIXES, folders=FOLDERS):
-            tasks.setdefault(name, {}).setdefault(file.url, file)
-    return tuple((name, tuple(files.values())) for name, files in tasks.items())
+        for group in find_files(argument.path, SUFFIXES, folders=FOLDERS):
+            name = argument.task or (group.task(SUFFIXES) if group.whole else None)
+            given.setdefault(name, []).append(group)
+    tasks: dict[str, list[FileGroup]] = {}
+    for name, groups in given.items():
+        together = FileGroup.join(groups)
+        tasks.setdefault(name or together.task(SUFFIXES), []).append(together)
+    return tuple((name, FileGroup.join(groups).files) for name, groups in tasks.items())
 
 
 def count_inputs(tasks: Tasks) -> int:
