@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import zipfile
@@ -768,6 +769,18 @@ print(measured(sys.argv[2]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss 
 """
 
 
+def memory_of(few, path):
+    """Returns the inputs that were measured of a dump, and the KiB that they took beyond those of another."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, few, path],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    return map(int, done.stdout.split())
+
+
 @pytest.mark.parametrize("name", ["npy", "npz", "safetensors", "zarr3", "parquet"])
 def test_reading_many_inputs_takes_no_more_memory_than_few(tmp_path, name):
     """150 MiB of maps are read within 60 MiB."""
@@ -775,13 +788,100 @@ def test_reading_many_inputs_takes_no_more_memory_than_few(tmp_path, name):
     few = save(tmp_path / "few", name, np.broadcast_to(one, (2, 12, 1, 512, 512)).copy())
     values = np.broadcast_to(one, (25, 12, 1, 512, 512))
     many = save(tmp_path / "many", name, np.ascontiguousarray(values))
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, few, many],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    inputs, kibibytes = map(int, done.stdout.split())
+    inputs, kibibytes = memory_of(few, many)
     assert inputs == 25
     assert kibibytes < 60 * 1024
+
+
+def claim(folder, name):
+    """Writes a small file that claims to hold far more than there is memory, and returns its path."""
+    path = folder / f"claim.{name.partition('_')[0]}"
+    if name == "npy":
+        path.write_bytes(npy_bytes(f"(1, 1, {2**18}, {2**18})"))
+        os.truncate(path, path.stat().st_size + 2**38)
+    elif name == "npz":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("attention.npy", "w") as member:
+            member.write(npy_bytes("(1, 1, 8192, 8192)") + bytes(4 * 2**26))
+    elif name == "safetensors":
+        entry = {"dtype": "F32", "shape": [2**18, 2**18], "data_offsets": [0, 2**38]}
+        path.write_bytes(safetensors_bytes({"attention": entry}))
+        os.truncate(path, path.stat().st_size + 2**38)
+    elif name == "parquet_lists":
+        zeros = pa.array(np.zeros(2**25, np.float32))
+        pq.write_table(pa.table({"attention": pa.ListArray.from_arrays([0, 2**25], zeros)}), path)
+    elif name == "parquet_tensor":
+        zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(2**24, np.float32)), 2**24)
+        kind = pa.fixed_shape_tensor(pa.float32(), [2**12, 2**12])
+        pq.write_table(pa.table({"attention": pa.ExtensionArray.from_storage(kind, zeros)}), path)
+    else:
+        shape, chunks, segments = {
+            "zarr_tokens": ((2**30, 2**30), (9, 9), (9,)),
+            "zarr_layers": ((2**30, 1, 9, 9), (1, 1, 9, 9), (9,)),
+            "zarr_inputs": ((2**40, 1, 1, 9, 9), (2**20, 1, 1, 9, 9), (9,)),
+            "zarr_chunk": ((1, 1, 9, 9), (2**20, 2**20, 9, 9), (9,)),
+            "zarr_segments": ((1, 1, 9, 9), (1, 1, 9, 9), (2**30,)),
+        }[name]
+        group = zarr.open_group(path, mode="w")
+        group.create_array("attention", shape=shape, chunks=chunks, dtype="f4")
+        group.create_array("segments", shape=segments, chunks=segments, dtype="i8")
+    return path
+
+
+CLAIMS = {
+    **dict.fromkeys(("npy", "npz", "safetensors", "zarr_tokens"), "a layer of shape"),
+    **dict.fromkeys(("parquet_lists", "parquet_tensor"), "a row of row group 0 needs"),
+    "zarr_layers": "1,073,741,824 maps, expected at most 65,536",
+    "zarr_inputs": "it holds 1,099,511,627,776 inputs, expected at most 1,048,576 in a file",
+    "zarr_chunk": "a Zarr chunk needs",
+    "zarr_segments": "segments of one input has 8589934592 bytes",
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_sizes_are_judged_before_anything_is_allocated(tmp_path, classifier, name):
+    few, path = save(tmp_path / "few", "npy", attention(9, 9)), claim(tmp_path, name)
+    message = failure(path, classifier, most_bytes=2**25)
+    assert message.startswith(f"{path} cannot be read as {path.suffix}: ")
+    assert CLAIMS[name] in message
+    inputs, kibibytes = memory_of(few, path)
+    assert inputs == 0
+    assert kibibytes < 40 * 1024
+
+
+SPECIAL = ("fifo", "socket", "device")
+
+
+def make_special(path, kind):
+    """Makes something under a path that is no regular file; a device is linked to, since only root may make one."""
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet", "zarr"])
+def test_what_is_no_regular_file_fails_and_is_never_waited_for(tmp_path, classifier, monkeypatch, suffix, kind):
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    folder = tmp_path / "dumps"
+    folder.mkdir()
+    np.save(folder / "a.npy", attention(9, 9))
+    make_special(Path("dumps") / f"x.{suffix}", kind)
+    for place in (folder, folder / "*", folder / f"x.{suffix}"):
+        bad = outcomes(source(place), classifier)[f"x.{suffix}"]
+        assert f"x.{suffix}" in str(bad.error)
+        if suffix != "zarr":
+            assert f"is a {'FIFO' if kind == 'fifo' else kind}, expected a regular file" in str(bad.error)
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("place", ["zarr.json", "attention/c/0/0/0/0", "attention/more"])
+def test_a_zarr_store_with_something_else_than_files_is_not_read(tmp_path, classifier, monkeypatch, kind, place):
+    path = save(tmp_path, "zarr3", attention(2, 3, 9, 9))
+    monkeypatch.chdir(path)
+    Path(place).unlink(missing_ok=True)
+    make_special(Path(place), kind)
+    assert f"{place} in it is neither file nor folder" in failure(path, classifier)

@@ -1,6 +1,8 @@
 """Files on this machine and behind URLs, found and opened by fsspec: paths, folders, globs, s3://, http://, memory://."""
 
 import errno
+import os
+import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,12 +33,14 @@ class StoredFile:
         name: Path in the folder that was given, or in the last folder that holds all files given one by one.
         size: Size in bytes; None where the file system does not know it.
         modified: Time or ETag, by which one version of the file differs from the next; "" where there is none.
+        special: Path, in a folder that is read like a file, of something that is neither file nor folder; "" without.
     """
 
     url: str
     name: str
     size: int | None
     modified: str
+    special: str = ""
 
     @property
     def suffix(self) -> str:
@@ -51,7 +55,7 @@ class StoredFile:
     @property
     def remote(self) -> bool:
         """Whether the file is reached by a URL."""
-        return "://" in self.url
+        return _is_remote(self.url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,20 +153,44 @@ def find_files(path: str, suffixes: Collection[str], *, folders: Collection[str]
 
 
 @contextmanager
-def open_file(file: StoredFile) -> Iterator[BinaryIO]:
+def open_file(url: str) -> Iterator[BinaryIO]:
     """Opens a file to read its bytes, with seek and readinto; a remote one is fetched in blocks of 8 MiB.
 
+    Args:
+        url: Path or URL, as that of a ``StoredFile``.
+
     Raises:
-        SourceError: The file cannot be opened.
+        SourceError: The file cannot be opened, or is no regular file.
     """
-    with explain_errors(f"{file.shown} cannot be opened"):
-        if file.remote:
-            system, path = file_system(file.url)
+    with explain_errors(f"{_escape(url)} cannot be opened"):
+        if _is_remote(url):
+            system, path = file_system(url)
             stream = cast(BinaryIO, system.open(path, "rb", block_size=_BLOCK))
         else:
-            stream = cast(BinaryIO, FileIO(file.url))
+            _check_regular(url, os.stat(url).st_mode)  # noqa: PTH116  before opening a device does something
+            stream = cast(BinaryIO, FileIO(url, opener=_open_at_once))
     with stream:
+        if not _is_remote(url):
+            _check_regular(url, os.fstat(stream.fileno()).st_mode)
         yield stream
+
+
+def _is_remote(url: str) -> bool:
+    return "://" in url
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a path without waiting for the other end, should it have become a FIFO."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+_KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+
+
+def _check_regular(path: str, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "folder")
+        raise SourceError(f"{_escape(path)} is a {kind}, expected a regular file; what has no end is never read")
 
 
 @dataclass(frozen=True)
@@ -233,13 +261,15 @@ class _Search:
                 if self._url(store) not in files:
                     files[self._url(store)] = self._make_store(store, base)
             elif PurePosixPath(path).suffix.lower() in self.suffixes:
-                followed = info if info["type"] == "file" else self._follow_link(path, info)
+                followed = self._follow(path, info)
                 if followed["type"] != "directory":
                     files[self._url(path)] = self._make_file(path, followed, base)
         return files
 
-    def _follow_link(self, path: str, info: dict[str, Any]) -> dict[str, Any]:
+    def _follow(self, path: str, info: dict[str, Any]) -> dict[str, Any]:
         """Returns the information on a link's target; a link that leads nowhere is a file that fails when read."""
+        if info["type"] == "file":
+            return info
         try:
             return cast(dict[str, Any], self.system.info(path))
         except FileNotFoundError:
@@ -258,13 +288,17 @@ class _Search:
 
     def _make_store(self, path: str, base: str) -> StoredFile:
         """Makes one file of a folder: its size is the sum of all files in it, its version a digest of theirs."""
-        files = [self._make_file(p, i, path) for p, i in sorted(self.system.find(path, detail=True).items())]
-        versions = "\n".join(f"{file.name} {file.size} {file.modified}" for file in files)
+        infos = {
+            inner: self._follow(inner, info) for inner, info in sorted(self.system.find(path, detail=True).items())
+        }
+        files = {inner: self._make_file(inner, info, path) for inner, info in infos.items()}
+        versions = "\n".join(f"{file.name} {file.size} {file.modified}" for file in files.values())
         return StoredFile(
             url=self._url(path),
             name=_relative_name(path, base),
-            size=sum(file.size or 0 for file in files),
+            size=sum(file.size or 0 for file in files.values()),
             modified=sha256(versions.encode()).hexdigest()[:16],
+            special=next((files[inner].name for inner, info in infos.items() if info["type"] == "other"), ""),
         )
 
     def _url(self, path: str) -> str:

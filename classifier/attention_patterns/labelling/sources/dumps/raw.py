@@ -155,7 +155,7 @@ class RawDump(OpenDump):
 def _read_declaration(name: str, array: RawArray, n: int | None, shape: tuple[int, ...]) -> NDArray[Any]:
     check_declared(name, array.shape, None if n is None else shape[0])
     item = array if n is None or not array.shape or array.fortran else array.item(n)
-    check_size(name, item.size)
+    check_size(f"{name} of one input", item.size)
     values = item.read()
     return values[n] if item is array and n is not None and array.shape else values
 
@@ -163,7 +163,7 @@ def _read_declaration(name: str, array: RawArray, n: int | None, shape: tuple[in
 @contextmanager
 def open_npy(file: StoredFile, *, most_bytes: int | None) -> Iterator[RawDump]:
     """Opens a .npy file; see ``formats.open_dump``."""
-    with open_file(file) as stream:
+    with open_file(file.url) as stream:
         attention = _read_npy_header(FileBytes(stream))
         yield RawDump(attention, {}, whole=_read_fortran(attention, most_bytes))
 
@@ -172,7 +172,7 @@ def open_npy(file: StoredFile, *, most_bytes: int | None) -> Iterator[RawDump]:
 def open_npz(file: StoredFile, *, most_bytes: int | None) -> Iterator[RawDump]:
     """Opens a .npz file; see ``formats.open_dump``. Checksums over many inputs are compared before any is read."""
     with ExitStack() as stack:
-        stream = stack.enter_context(open_file(file))
+        stream = stack.enter_context(open_file(file.url))
         archive, source = stack.enter_context(zipfile.ZipFile(stream)), FileBytes(stream)
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if not info.is_dir()}
         require_attention(members)
@@ -196,7 +196,7 @@ def open_npz(file: StoredFile, *, most_bytes: int | None) -> Iterator[RawDump]:
 @contextmanager
 def open_safetensors(file: StoredFile, *, most_bytes: int | None) -> Iterator[RawDump]:  # noqa: ARG001
     """Opens a .safetensors file; see ``formats.open_dump``."""
-    with open_file(file) as stream:
+    with open_file(file.url) as stream:
         source = FileBytes(stream)
         tensors, metadata = read_tensors(source)
         require_attention(tensors)

@@ -146,20 +146,27 @@ class _Reader:
         maps = stored.maps
         with name_in_errors(self.file):
             maps.check()
-            declaration = read_declaration(maps.shape[-1], **stored.declared)
         layers, heads = maps.layered[:2]
         selected = self.selection.apply(range(layers), heads, owner="the input")
-        slabs = [self.classifier.measure_read(slab, declaration) for slab in self._slabs(maps, selected)]
+        layer = self._check_memory(maps, selected)
+        with name_in_errors(self.file):
+            declaration = read_declaration(maps.shape[-1], **stored.declared)
+        slabs = [self.classifier.measure_read(slab, declaration) for slab in self._slabs(maps, selected, layer)]
         with name_in_errors(self.file):
             maps.finish()
         return MeasuredInput(name, MeasuredMaps.join(slabs), selected.layers, selected.heads, stored.warnings)
 
-    def _slabs(self, maps: StoredMaps, selected: SelectedHeads) -> Iterator[AttentionMaps]:
-        """Reads as many layers at a time as make a slab; each slab is valid until the next is read."""
+    def _check_memory(self, maps: StoredMaps, selected: SelectedHeads) -> int:
+        """Returns the bytes of a layer, once it is known that these may be in memory, from the shape alone."""
+        layer = len(selected.heads) * prod(maps.shape[-2:]) * maps.dtype.itemsize
+        with name_in_errors(self.file):
+            check_fits(f"a layer of shape {[len(selected.heads), *maps.shape[-2:]]}", layer, self.most_bytes)
+            check_fits("a Zarr chunk", maps.least_bytes, self.most_bytes)
+        return layer
+
+    def _slabs(self, maps: StoredMaps, selected: SelectedHeads, layer: int) -> Iterator[AttentionMaps]:
+        """Reads as many layers, of so many bytes, at a time as make a slab; each is valid until the next is read."""
         layers, heads = selected.layers, selected.heads
-        layer = len(heads) * prod(maps.shape[-2:]) * maps.dtype.itemsize
-        check_fits(f"a layer of shape {[len(heads), *maps.shape[-2:]]}", layer, self.most_bytes)
-        check_fits("a Zarr chunk", maps.least_bytes, self.most_bytes)
         step = min(max(SLAB_BYTES, maps.least_layers * layer), self.most_bytes) // layer or 1
         for begin in range(0, len(layers), step):
             some = layers[begin : begin + step]

@@ -17,6 +17,8 @@ from attention_patterns.labelling.sources.memory import in_words
 
 DECLARED = ("tokens", "segments", "valid_length", "mask", "causal")
 MANY = 5  # axes of the attention of a file of many inputs
+MOST_INPUTS = 2**20  # of a file: all of them are planned before the first is read
+_MOST_MAPS = 2**16  # of an input: an image of each is in memory at once
 _MOST_DECLARED = 2**26  # bytes of one declaration of one input
 
 
@@ -70,10 +72,14 @@ class StoredMaps(ABC):
 
         Raises:
             ShapeError, DataTypeError: As ``read_attention`` raises them.
+            SourceError: The shape has more maps than an input may have.
         """
         square = len(self.shape) in (2, 3, 4) and self.shape[-1] == self.shape[-2] and prod(self.shape) > 0
         shape = (1, 1) if square else self.shape
         read_attention(np.broadcast_to(np.zeros((), self.dtype), shape), self.data_type)
+        maps = prod(self.shape[:-2])
+        if maps > _MOST_MAPS:
+            raise SourceError(f"attention has shape {list(self.shape)}: {maps:,} maps, expected at most {_MOST_MAPS:,}")
 
     @abstractmethod
     def slab(self, layers: Sequence[int], heads: Sequence[int], buffer: SlabBuffer) -> NDArray[Any]:
@@ -132,6 +138,15 @@ class DumpHeader:
     itemsize: int
     groups: tuple[int, ...] = ()
     ids: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that the inputs are not too many to be planned.
+
+        Raises:
+            SourceError: They are.
+        """
+        if self.count > MOST_INPUTS:
+            raise SourceError(f"it holds {self.count:,} inputs, expected at most {MOST_INPUTS:,} in a file; split it")
 
     @property
     def count(self) -> int:
@@ -206,14 +221,14 @@ def check_declared(name: str, shape: tuple[int, ...], inputs: int | None) -> Non
         raise SourceError(f"{name} has shape {list(shape)}, expected {inputs} inputs first")
 
 
-def check_size(name: str, size: int) -> None:
-    """Checks that a declaration of one input is small enough to be read.
+def check_size(subject: str, size: int) -> None:
+    """Checks that a declaration of one input, or what holds it, is small enough to be read.
 
     Raises:
-        SourceError: The declaration is over 64 MiB.
+        SourceError: The size is over 64 MiB.
     """
     if size > _MOST_DECLARED:
-        raise SourceError(f"{name} of one input has {size} bytes, expected at most {_MOST_DECLARED}")
+        raise SourceError(f"{subject} has {size} bytes, expected at most {_MOST_DECLARED}")
 
 
 def check_fits(subject: str, size: int, most_bytes: int) -> None:

@@ -35,6 +35,8 @@ def open_zarr(file: StoredFile, *, most_bytes: int | None) -> Iterator["ZarrDump
         import zarr  # noqa: PLC0415 - an extra
         from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper  # noqa: PLC0415 - newer than the rest
         from zarr.storage import FsspecStore  # noqa: PLC0415 - an extra
+    if file.special:
+        raise SourceError(f"{file.special} in it is neither file nor folder; what has no end is never read")
     store: Any = file.url
     if file.remote:  # wrapped, as the connections of a file system made by zarr are never closed
         system, path = file_system(file.url)
@@ -70,7 +72,8 @@ class ZarrDump(OpenDump):
         for name, array in self._declared.items():
             check_declared(name, array.shape, None if n is None else shape[0])
             inner = array.shape if n is None else array.shape[1:]
-            check_size(name, prod(inner) * array.dtype.itemsize)
+            check_size(f"{name} of one input", prod(inner) * array.dtype.itemsize)
+            check_size(f"a chunk of {name}", prod(array.chunks) * array.dtype.itemsize)
             declared[name] = np.asarray(array[()] if n is None or not array.shape else array[n])
         return StoredInput(ZarrMaps(self._attention, n), read_declared(declared))
 

@@ -225,5 +225,5 @@ def _place_rows(rows: Sequence[Row | BadRow], before: str, after: str = "") -> I
 
 
 def _read_file(file: StoredFile) -> bytes:
-    with explain_errors(f"texts {file.shown} cannot be read"), open_file(file) as stream:
+    with explain_errors(f"texts {file.shown} cannot be read"), open_file(file.url) as stream:
         return stream.read()
