@@ -16,7 +16,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from attention_patterns.attention_map import AttentionMaps, DataType, Declaration, read_attention, read_declaration
+from attention_patterns.attention_map import (
+    AttentionMaps,
+    DataType,
+    Declaration,
+    read_attention,
+    read_declaration,
+    read_input,
+)
 from attention_patterns.classification import Classification, MeasuredMaps, NetAnswer, Prediction, with_doubts
 from attention_patterns.errors import AbandonedError, InvalidDeclarationError, ShapeError
 from attention_patterns.measures import SurveyedMaps, measure_attention_to, measure_evidence
@@ -92,7 +99,8 @@ class Classifier(ABC):
 
         Args:
             attention: Maps [L, L], [heads, L, L] or [layers, heads, L, L]: row = query, column = key, rows sum to 1;
-                float32, float16, float64, or bfloat16 bits in uint16; numpy, or anything with ``__array__``.
+                float32, float16, float64, or bfloat16 bits in uint16; numpy, or anything with ``__array__``. An axis
+                of a batch of one input, [layers, 1, heads, L, L], is left out.
             tokens: Tokens as strings; special tokens are found among them by name, one group each.
             token_groups: Positions of any other group, by its name.
             segments: Lengths that sum to L, or one id per token. One segment never gets the answer Block.
@@ -106,7 +114,7 @@ class Classifier(ABC):
             InvalidAttentionError: The array is not a self-attention map; subclasses name why.
             InvalidDeclarationError: A declaration does not fit it; subclasses name which.
         """
-        maps = read_attention(attention, data_type)
+        maps = read_input(attention, data_type)
         declaration = read_declaration(
             maps.length,
             tokens=tokens,
@@ -116,7 +124,8 @@ class Classifier(ABC):
             mask=mask,
             causal=causal,
         )
-        return with_doubts(self.classify_read(maps, declaration))
+        result = with_doubts(self.classify_read(maps, declaration))
+        return replace(result, warnings=(*maps.warnings, *result.warnings))
 
     def classify_maps(
         self,

@@ -19,11 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
+from transformers import AutoModel, AutoTokenizer
 
 from attention_patterns.classification import with_doubts
 from attention_patterns.errors import (
     AttentionPatternsError,
     DataTypeError,
+    InvalidSettingsError,
     MissingExtraError,
     NotCausalError,
     RowSumError,
@@ -36,11 +38,13 @@ from attention_patterns.errors import (
 from attention_patterns.labelling.sources.dumps import plan as dump_plan
 from attention_patterns.labelling.sources.dumps import source as dumps
 from attention_patterns.labelling.sources.dumps.byte_sources import FileBytes
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.dumps.plan import EXAMPLES, DumpSlice, dump_tasks
 from attention_patterns.labelling.sources.dumps.safetensors_header import read_tensors
 from attention_patterns.labelling.sources.dumps.source import DumpSource
 from attention_patterns.labelling.sources.source import FailedInput, MeasuredInput, Selection
 from attention_patterns.programs.extras import install_command
+from attention_patterns.sample import sample_encoder
 from tests.helpers.equality import assert_equal
 
 TOKENS = ["[CLS]", *"abcdefg", "[SEP]"]
@@ -91,8 +95,8 @@ def save(folder, name, values, **declared):
     return path
 
 
-def source(*paths, **options):
-    return DumpSource(dump_tasks([str(path) for path in paths]), **options)
+def source(*paths, axes=Axes.INPUTS_FIRST, **options):
+    return DumpSource(dump_tasks([str(path) for path in paths]), axes=axes, **options)
 
 
 def outcomes(dump_source, classifier, most_bytes=ENOUGH):
@@ -199,6 +203,110 @@ def test_valid_length_and_causal_of_each_input(tmp_path, classifier):
     first, second = outcomes(source(tmp_path), classifier).values()
     assert [one.maps.declaration.length for one in (first, second)] == [8, 9]
     assert [one.maps.causal.all() for one in (first, second)] == [True, False]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", [name for name in FORMATS if "parquet" not in name])
+def test_layers_of_a_batch(tmp_path, classifier, monkeypatch, name, batch):
+    """The shape of ``torch.stack(outputs.attentions)``, of selected layers and heads and in several slabs."""
+    values = attention(4, batch, 3, 9, 9, causal=True)
+    path, chosen = save(tmp_path, name, values), Selection(layers=(0, 1, 3), heads=(0, 2))
+    monkeypatch.setattr(dumps, "SLAB_BYTES", 2 * 2 * 81 * 4)
+    found = outcomes(source(path, axes=Axes.LAYERS_FIRST, selection=chosen), classifier)
+    assert list(found) == ([f"{path.name}[{n}]" for n in range(batch)] if batch > 1 else [path.name])
+    for n, one in enumerate(found.values()):
+        assert one.warnings == ()
+        assert_as_classified(one, classifier, np.ascontiguousarray(values[[0, 1, 3], n][:, [0, 2]]))
+
+
+@pytest.mark.parametrize("name", ["parquet", "parquet_lists"])
+def test_a_row_of_parquet_is_one_input_also_with_an_axis_of_a_batch(tmp_path, classifier, name):
+    values = attention(4, 1, 3, 9, 9)
+    save(tmp_path, name, values)
+    column = pa.array([values.ravel(), values.ravel()], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"attention": column, "shape": [[4, 1, 3, 9, 9], [2, 2, 3, 9, 9]]}), tmp_path / "x.parquet")
+    one, two = outcomes(source(tmp_path / "x.parquet", axes=None), classifier).values()
+    assert_as_classified(one, classifier, values[:, 0])
+    assert isinstance(two.error, ShapeError)
+    assert "attention[:, n] of [layers, batch, heads, L, L]" in str(two.error)
+
+
+def of_many(*counts):
+    """Returns tokens of inputs, of one input where there is no count."""
+    return {"tokens": np.broadcast_to(TOKENS, (*counts, 9)).tolist()}
+
+
+AXES_BY_EVIDENCE = [
+    # layers first, as torch.stack(outputs.attentions)
+    ((4, 1, 3, 9, 9), of_many(), "layers"),
+    ((4, 1, 3, 9, 9), of_many(1), "layers"),
+    ((4, 1, 3, 9, 9), {"valid_length": np.array(9)}, "layers"),
+    ((4, 1, 3, 9, 9), {"segments": np.array([4, 5])}, "layers"),
+    ((4, 2, 3, 9, 9), of_many(2), "layers"),
+    ((4, 2, 3, 9, 9), {"mask": np.ones((2, 9), np.int64)}, "layers"),
+    ((4, 1, 3, 9, 9), {}, "warned"),
+    ((4, 1, 3, 9, 9), {"causal": np.array(False)}, "warned"),
+    ((1, 1, 3, 9, 9), of_many(1), "warned"),
+    # inputs first
+    ((4, 2, 3, 9, 9), of_many(4), "inputs"),
+    ((4, 1, 3, 9, 9), of_many(4), "inputs"),
+    ((4, 1, 3, 9, 9), {"causal": np.zeros(4, np.bool_)}, "inputs"),
+    ((1, 4, 3, 9, 9), of_many(), "inputs"),
+    # neither can be known
+    ((4, 2, 3, 9, 9), {}, None),
+    ((4, 4, 3, 9, 9), of_many(4), None),
+    ((1, 4, 3, 9, 9), {}, None),
+    ((4, 2, 3, 9, 9), of_many(), None),
+    ((4, 2, 3, 9, 9), of_many(5), None),
+]
+
+
+@pytest.mark.parametrize("name", ["npz", "safetensors", "zarr3"])
+@pytest.mark.parametrize(("shape", "declared", "expected"), AXES_BY_EVIDENCE)
+def test_the_axis_of_inputs_is_known_or_asked_for_and_never_guessed(
+    tmp_path, classifier, name, shape, declared, expected
+):
+    values = attention(*shape)
+    path = save(tmp_path, name, values, **declared)
+    if expected is None:
+        with pytest.raises(
+            InvalidSettingsError, match=r"give --axes inputs,layers,heads or --axes layers,inputs,heads$"
+        ):
+            source(path, axes=None).units()
+        return
+    found = outcomes(source(path, axes=None), classifier)
+    inputs = values if expected == "inputs" else values.swapaxes(0, 1)
+    for one, own in zip(found.values(), inputs, strict=True):
+        known = {"segments": declared["segments"]} if "segments" in declared else {}
+        assert_as_classified(
+            one, classifier, np.ascontiguousarray(own), **(of_many() if "tokens" in declared else known)
+        )
+        assert bool(one.warnings) == (expected == "warned")
+    if expected == "warned":
+        assert (
+            f"was read as layers of one input, as of torch.stack(outputs.attentions); for {shape[0]}" in one.warnings[0]
+        )
+
+
+def test_the_stack_of_a_models_layers_is_read_as_each_door_reads_it(tmp_path, classifier):
+    """One text of MiniLM: the library, and a dump with and without its tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(sample_encoder())
+    model = AutoModel.from_pretrained(sample_encoder(), attn_implementation="eager")
+    encoding = tokenizer("The ferry leaves at seven.", return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**encoding, output_attentions=True)
+    (expected,) = classifier.classify_outputs(outputs, encoding, tokenizer)
+    stack = torch.stack(outputs.attentions)
+    for layers in (stack, outputs.attentions):
+        result = classifier.classify(layers)
+        assert result.patterns.tolist() == expected.patterns.tolist()
+        assert result.warnings[0] == (
+            f"attention of shape {list(stack.shape)} was read as [layers, batch, heads, L, L], a batch of one input"
+        )
+    np.save(tmp_path / "stack.npy", stack.numpy())
+    (dumped,) = outcomes(source(tmp_path / "stack.npy", axes=None), classifier).values()
+    patterns = classifier.classify_measured([dumped.maps])[0].patterns
+    assert patterns.tolist() == expected.patterns.tolist()
 
 
 def test_slabs_are_joined_to_the_whole(tmp_path, classifier, monkeypatch):
@@ -750,12 +858,13 @@ def test_examples_are_spread_over_a_task(tmp_path, monkeypatch, inputs):
 MEMORY = """
 import resource, sys
 from attention_patterns import PatternClassifier
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.dumps.plan import dump_tasks
 from attention_patterns.labelling.sources.dumps.source import DumpSource
 from attention_patterns.labelling.sources.source import MeasuredInput
 
 def measured(path):
-    source = DumpSource(dump_tasks([path]))
+    source = DumpSource(dump_tasks([path]), axes=Axes.INPUTS_FIRST)
     return sum(
         isinstance(one, MeasuredInput)
         for unit in source.units()

@@ -110,6 +110,16 @@ def test_json_logs_are_one_object_per_line(tmp_path, dumps):
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(("axes", "inputs"), [("inputs,layers,heads", 2), ("layers,inputs,heads", 3)])
+def test_the_order_of_five_axes_is_told(tmp_path, axes, inputs):
+    np.save(tmp_path / "five.npy", np.broadcast_to(np.eye(9, dtype=np.float32), (2, 3, 1, 9, 9)))
+    done = run(tmp_path / "five.npy", "-o", tmp_path / "labels", "--axes", axes)
+    assert done.exit_code == 0, done.stderr
+    assert rows_of(tmp_path / "labels", "inputs").num_rows == inputs
+    other = run(tmp_path / "five.npy", "-o", tmp_path / "labels")
+    assert "give --axes" in other.stderr
+
+
 def test_a_bad_input_is_recorded_and_shows_in_the_exit_code(tmp_path, dumps):
     np.save(tmp_path / "bad.npy", np.full((3, 11, 11), 0.5, np.float32))
     done = run(dumps, tmp_path / "bad.npy", "-o", tmp_path / "labels", "--quiet")
@@ -203,6 +213,10 @@ def test_a_dry_run_prints_an_estimate_and_writes_nothing(tmp_path, dumps):
         (["dumps", "--max-memory", "1M"], "--max-memory is 1.0 MiB"),
         (["dumps", "--ray-address", "a:1"], "--ray-address only applies with --engine ray"),
         (["t.txt", "--model", "m", "--engine", "ray", "--device", "cuda"], "--device is cuda; expected cpu"),
+        (["five.npy"], "five.npy holds attention of shape [2, 3, 1, 9, 9], which may be [inputs, layers, heads, L, L]"),
+        (["five.npy", "--dry-run"], "give --axes inputs,layers,heads or --axes layers,inputs,heads"),
+        (["five.npy", "--limit", "1"], "give --axes inputs,layers,heads or --axes layers,inputs,heads"),
+        (["t.txt", "--model", "m", "--axes", "layers,inputs,heads"], "--axes only applies to dumps of attention"),
         (["dumps", "--compare-paper", "CoLA"], "task 'CoLA' is not in the paper"),
         (["dumps", "--endpoint", "127.0.0.1:1"], "127.0.0.1:1"),
     ],
@@ -213,6 +227,7 @@ def test_a_run_that_cannot_start_exits_with_2_and_a_message(tmp_path, dumps, mon
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "thesis.tex").touch()
     (tmp_path / "t.txt").write_text("a text\n")
+    np.save("five.npy", np.broadcast_to(np.eye(9, dtype=np.float32), (2, 3, 1, 9, 9)))
     done = run(*arguments, *([] if "-o" in arguments else ["-o", "labels"]))
     assert done.exit_code == 2, done.output
     assert message in done.stderr

@@ -29,6 +29,7 @@ from attention_patterns.labelling.output.folder import RunFolder
 from attention_patterns.labelling.output.part import PartMaker
 from attention_patterns.labelling.run.estimate import estimate
 from attention_patterns.labelling.run.run import Engine, RunResult, in_process, label
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.memory import Memory, bytes_of
 from attention_patterns.labelling.sources.source import Selection
 from attention_patterns.labelling.summary.paper import SHARES, paper_task
@@ -140,6 +141,13 @@ def run(
         str, typer.Option("--device", metavar="DEVICE", help="Torch device of the models, such as cuda:0.")
     ] = "cpu",
     dtype: Annotated[WeightType, typer.Option(help="Data type of the models' weights.")] = WeightType.FLOAT32,
+    axes: Annotated[
+        Axes | None,
+        typer.Option(
+            help="Axes before L x L of dumps that have five axes; the second order is that of "
+            "torch.stack(outputs.attentions) (default: as the declarations beside the attention show).",
+        ),
+    ] = None,
     layers: Annotated[
         str | None, typer.Option(metavar="LIST", help="Layers to label, from 0, such as 0-3,7 (default: all).")
     ] = None,
@@ -219,6 +227,7 @@ def run(
             device=device,
             dtype=dtype.value,
             truncate=truncate,
+            axes=axes,
             selection=Selection(
                 None if layers is None else parse_indices(layers, option="--layers"),
                 None if heads is None else parse_indices(heads, option="--heads"),

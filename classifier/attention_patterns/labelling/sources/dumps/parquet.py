@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from attention_patterns.attention_map import MANY
 from attention_patterns.errors import SourceError
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.dumps.stored import (
     DECLARED,
     ArrayMaps,
@@ -31,7 +33,7 @@ _BUFFER = 2**20  # bytes of a column read at a time, so that no column of a row 
 
 
 @contextmanager
-def open_parquet(file: StoredFile, *, most_bytes: int | None) -> Iterator["ParquetDump"]:
+def open_parquet(file: StoredFile, *, most_bytes: int | None, axes: Axes | None) -> Iterator["ParquetDump"]:  # noqa: ARG001
     """Opens a .parquet file; see ``formats.open_dump``."""
     with ExitStack() as stack:
         source = stack.enter_context(open_file(file.url))
@@ -94,7 +96,11 @@ class ParquetDump(OpenDump):
         declared = {
             name: value if name == "tokens" else np.asarray(value) for name, value in cells.items() if value is not None
         }
-        return StoredInput(ArrayMaps(values), read_declared(declared), misnamed_warnings(self._schema.names))
+        return StoredInput(
+            ArrayMaps(values.reshape(_without_batch(values.shape))),
+            read_declared(declared),
+            misnamed_warnings(self._schema.names),
+        )
 
     def _row(self, n: int) -> Any:
         group = int(np.searchsorted(self._ends, n, side="right"))
@@ -118,12 +124,12 @@ class ParquetDump(OpenDump):
     def _first_shape(self) -> tuple[int, ...]:
         kind = self._schema.field("attention").type
         if isinstance(kind, pa.FixedShapeTensorType):
-            return tuple(kind.shape)
+            return _without_batch(tuple(kind.shape))
         if self._row_bytes(0) > _LARGEST_TRIED:
             return (1,)
         try:
             with explain_errors("row 0"):
-                return _attention(self._row(0)).shape
+                return _without_batch(_attention(self._row(0)).shape)
         except SourceError:
             return (1,)  # the row fails when it is read in its turn
 
@@ -137,6 +143,11 @@ class ParquetDump(OpenDump):
                 also = "" if input_id is None else f", as in row {rows[input_id]}"
                 raise SourceError(f"input_id is {input_id!r:.80} in row {row}{also}, expected another id in each row")
         return tuple(map(str, ids))
+
+
+def _without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of a row, which is one input, without the axis of a batch of one: [layers, 1, heads, L, L]."""
+    return (shape[0], *shape[2:]) if len(shape) == MANY and shape[1] == 1 else shape
 
 
 def _attention(row: Any) -> NDArray[Any]:

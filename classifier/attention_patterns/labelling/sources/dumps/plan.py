@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate, pairwise
 
 from attention_patterns.errors import SourceError
 from attention_patterns.labelling.sources.dumps.formats import FOLDERS, SUFFIXES, name_in_errors, open_dump
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.dumps.stored import DumpHeader
 from attention_patterns.labelling.sources.files import FileGroup, StoredFile, find_files
 from attention_patterns.labelling.sources.inputs import parse_input
@@ -86,20 +87,24 @@ def dump_tasks(arguments: Sequence[str]) -> Tasks:
     return tuple((name, FileGroup.join(groups).files) for name, groups in tasks.items())
 
 
-def count_inputs(tasks: Tasks) -> int:
+def count_inputs(tasks: Tasks, axes: Axes | None) -> int:
     """Returns the number of inputs in all files, by their headers; a file that cannot be read counts as one."""
-    return sum(planned.count for planned in _read_headers(tasks))
+    return sum(planned.count for planned in _read_headers(tasks, axes))
 
 
-def plan(tasks: Tasks, selection: Selection, only: frozenset[int] | None) -> list[Unit]:
+def plan(tasks: Tasks, selection: Selection, only: frozenset[int] | None, axes: Axes | None) -> list[Unit]:
     """Returns the units of all tasks, in their order.
 
     Args:
         tasks: Tasks, as ``dump_tasks`` returns them.
         selection: Layers and heads to label.
         only: Numbers of the inputs to label among all, from 0; None for all.
+        axes: Order of the axes of attention that has five of them; None to find it.
+
+    Raises:
+        InvalidSettingsError: The order of the axes is not given, and that of a file cannot be known.
     """
-    headers, units, first = iter(_read_headers(tasks)), list[Unit](), 0
+    headers, units, first = iter(_read_headers(tasks, axes)), list[Unit](), 0
     for task, files in tasks:
         planned = [next(headers) for _ in files]
         pieces = list(_cut(planned, selection, first, only))
@@ -114,16 +119,16 @@ def plan(tasks: Tasks, selection: Selection, only: frozenset[int] | None) -> lis
 
 
 @lru_cache(maxsize=1)
-def _read_headers(tasks: Tasks) -> tuple[_PlannedFile, ...]:
+def _read_headers(tasks: Tasks, axes: Axes | None) -> tuple[_PlannedFile, ...]:
     files = [file for _, files in tasks for file in files]
     readers = _REMOTE_READERS if any(file.remote for file in files) else _READERS
     with ThreadPoolExecutor(readers, thread_name_prefix="headers") as pool:
-        return tuple(pool.map(_read_header, files))
+        return tuple(pool.map(partial(_read_header, axes=axes), files))
 
 
-def _read_header(file: StoredFile) -> _PlannedFile:
+def _read_header(file: StoredFile, axes: Axes | None) -> _PlannedFile:
     try:
-        with open_dump(file) as dump, name_in_errors(file):
+        with open_dump(file, axes=axes) as dump, name_in_errors(file):
             return _PlannedFile(file, dump.header())
     except SourceError:
         return _PlannedFile(file, None)  # read again in its turn, where it fails by its reason

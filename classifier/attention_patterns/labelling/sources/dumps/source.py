@@ -1,9 +1,10 @@
 """Dumped attention: .npz, .npy, .safetensors, .parquet and .zarr, on this machine or behind fsspec URLs.
 
 ``attention`` is [L, L], [heads, L, L] or [layers, heads, L, L], of float16, float32 or float64, in .safetensors also
-bfloat16; with five axes, [inputs, layers, heads, L, L], a file holds many inputs. It may be joined by ``tokens``
-(strings), ``segments``, ``valid_length`` or ``mask`` and ``causal``, each with a leading inputs axis where the
-attention has one (``causal`` may do without). Nothing is ever unpickled.
+bfloat16. With five axes a file holds many inputs, [inputs, layers, heads, L, L], or layers of a batch, [layers, inputs,
+heads, L, L], as ``torch.stack(outputs.attentions)`` has them: see ``layout.find_layout``. It may be joined by
+``tokens`` (strings), ``segments``, ``valid_length`` or ``mask`` and ``causal``, each with a leading inputs axis where
+the attention has one (``causal`` may do without). Nothing is ever unpickled.
 
 - .npy holds the attention alone.
 - .npz holds arrays by these names. One of many inputs is read from front to back, after its checksums were compared.
@@ -23,8 +24,9 @@ from math import prod
 from attention_patterns.attention_map import AttentionMaps, read_attention, read_declaration
 from attention_patterns.classification import MeasuredMaps
 from attention_patterns.classifier import Classifier
-from attention_patterns.errors import AttentionPatternsError, SourceError
+from attention_patterns.errors import AttentionPatternsError, InvalidSettingsError, SourceError
 from attention_patterns.labelling.sources.dumps.formats import name_in_errors, open_dump
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.dumps.plan import DumpSlice, Tasks, count_inputs, plan
 from attention_patterns.labelling.sources.dumps.stored import OpenDump, SlabBuffer, StoredInput, StoredMaps, check_fits
 from attention_patterns.labelling.sources.files import StoredFile
@@ -52,15 +54,17 @@ class DumpSource(Source):
         tasks: Names of tasks and their files, as ``dump_tasks`` returns them.
         selection: Layers and heads to label.
         only: Numbers of the inputs to label among all, from 0; None for all.
+        axes: Order of the axes of attention that has five of them; None to find it.
     """
 
     tasks: Tasks
     selection: Selection = field(default_factory=Selection)
     only: frozenset[int] | None = None
+    axes: Axes | None = None
 
     def count_inputs(self) -> int:
         """Returns the number of inputs in all files, in ``only`` or not; a file that cannot be read counts as one."""
-        return count_inputs(self.tasks)
+        return count_inputs(self.tasks, self.axes)
 
     def restrict(self, ordinals: Iterable[int]) -> "DumpSource":
         """Returns the same source with these inputs only, by their numbers among all, from 0."""
@@ -86,7 +90,7 @@ class DumpSource(Source):
 
         Their ``items`` are DumpSlices.
         """
-        return plan(self.tasks, self.selection, self.only)
+        return plan(self.tasks, self.selection, self.only, self.axes)
 
     def names(self, unit: Unit) -> list[InputName]:
         """Returns names whose ids are file names, with the input's number where a file holds many: "dev.npy[7]"."""
@@ -104,7 +108,7 @@ class DumpSource(Source):
         """
         names, buffer, place = self.names(unit), SlabBuffer(), 0
         for piece in unit.items:
-            reader = _Reader(piece.file, self.selection, classifier, most_bytes, buffer)
+            reader = _Reader(piece.file, self.axes, self.selection, classifier, most_bytes, buffer)
             for outcome in reader.read(piece, names[place : place + len(piece.indices)]):
                 yield place, outcome
                 place += 1
@@ -115,6 +119,7 @@ class _Reader:
     """Reads the inputs of one file."""
 
     file: StoredFile
+    axes: Axes | None
     selection: Selection
     classifier: Classifier
     most_bytes: int
@@ -123,8 +128,8 @@ class _Reader:
     def read(self, piece: DumpSlice, names: Sequence[InputName]) -> Iterator[MeasuredInput | FailedInput]:
         with ExitStack() as stack:
             try:
-                dump = stack.enter_context(open_dump(self.file, most_bytes=self.most_bytes))
-            except SourceError as error:
+                dump = stack.enter_context(open_dump(self.file, most_bytes=self.most_bytes, axes=self.axes))
+            except (SourceError, InvalidSettingsError) as error:
                 yield from (FailedInput(name, without_traceback(error)) for name in names)
                 return
             for n, name in zip(piece.indices, names, strict=True):

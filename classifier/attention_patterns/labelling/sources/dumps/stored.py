@@ -16,7 +16,6 @@ from attention_patterns.errors import SourceError
 from attention_patterns.labelling.sources.memory import in_words
 
 DECLARED = ("tokens", "segments", "valid_length", "mask", "causal")
-MANY = 5  # axes of the attention of a file of many inputs
 MOST_INPUTS = 2**20  # of a file: all of them are planned before the first is read
 _MOST_MAPS = 2**16  # of an input: an image of each is in memory at once
 _MOST_DECLARED = 2**26  # bytes of one declaration of one input
@@ -174,21 +173,6 @@ class OpenDump(ABC):
         """
 
 
-def header_of(
-    shape: tuple[int, ...], itemsize: int, *, groups: tuple[int, ...] = (), ids: tuple[str, ...] | None = None
-) -> DumpHeader:
-    """Returns the header of a file whose ``attention`` has this shape.
-
-    Raises:
-        SourceError: The shape has five axes and no inputs.
-    """
-    many = len(shape) == MANY
-    if many and shape[0] == 0:
-        raise SourceError(f"attention has shape {list(shape)}, expected at least one input")
-    layers, heads, length, _ = ((1,) * 4 + shape)[-4:]
-    return DumpHeader(shape[0] if many else None, layers, heads, length, itemsize, groups, ids)
-
-
 def require_attention(names: Iterable[str]) -> None:
     """Checks that one of the arrays is called "attention".
 
@@ -198,27 +182,6 @@ def require_attention(names: Iterable[str]) -> None:
     held = sorted(names)
     if "attention" not in held:
         raise SourceError(f"it holds no 'attention', expected it beside or instead of {', '.join(held)[:80] or '-'}")
-
-
-def check_place(n: int | None, shape: tuple[int, ...]) -> None:
-    """Checks that input ``n`` is in an array of this shape.
-
-    Raises:
-        SourceError: The file changed since the work was planned.
-    """
-    if (n is None) == (len(shape) == MANY) or (n is not None and n >= shape[0]):
-        planned = "one input" if n is None else f"an input {n}"
-        raise SourceError(f"attention has shape {list(shape)}, but held {planned} when the run was planned")
-
-
-def check_declared(name: str, shape: tuple[int, ...], inputs: int | None) -> None:
-    """Checks that a declaration has the axis of inputs where the attention has it; ``causal`` may do without.
-
-    Raises:
-        SourceError: The axis is missing or of another size.
-    """
-    if inputs is not None and shape[:1] != (inputs,) and not (name == "causal" and shape == ()):
-        raise SourceError(f"{name} has shape {list(shape)}, expected {inputs} inputs first")
 
 
 def check_size(subject: str, size: int) -> None:
