@@ -201,6 +201,10 @@ class Declaration:
     causal: bool | None
     warnings: tuple[str, ...]
 
+    def warn(self, *warnings: str) -> "Declaration":
+        """Returns the same declaration with more warnings, each once."""
+        return replace(self, warnings=tuple(dict.fromkeys((*self.warnings, *warnings))))
+
     @cached_property
     def length(self) -> int:
         """The number of kept tokens."""

@@ -29,6 +29,7 @@ from attention_patterns.errors import AbandonedError, InvalidDeclarationError, S
 from attention_patterns.measures import SurveyedMaps, measure_attention_to, measure_evidence
 from attention_patterns.outputs import Tokenizer, inputs_of
 from attention_patterns.rendering import Survey, find_causal, survey
+from attention_patterns.row_sums import divide_rows
 
 SPAN = 36  # maps that one thread renders or classifies at a time: few enough to share out, enough to pay
 _Result = TypeVar("_Result")
@@ -92,6 +93,7 @@ class Classifier(ABC):
         mask: ArrayLike | None = None,
         causal: bool | None = None,
         data_type: str | None = None,
+        renormalise: bool = False,
     ) -> Classification:
         """Classifies all maps of one input and measures their attention to groups of tokens.
 
@@ -109,6 +111,8 @@ class Classifier(ABC):
             causal: Whether the maps are causal, or None to find it layer by layer: no head has anything above the
                 diagonal.
             data_type: "bfloat16" when ``attention`` is uint16 holding its bits.
+            renormalise: Whether to divide each row by its sum, where weights were rounded, cut or scaled; the result
+                says so in a warning. Weights rounded to 2 decimals or more, or to 8 bits, need it not.
 
         Raises:
             InvalidAttentionError: The array is not a self-attention map; subclasses name why.
@@ -124,6 +128,8 @@ class Classifier(ABC):
             mask=mask,
             causal=causal,
         )
+        if renormalise:
+            maps = divide_rows(maps, declaration)
         result = with_doubts(self.classify_read(maps, declaration))
         return replace(result, warnings=(*maps.warnings, *result.warnings))
 
@@ -227,7 +233,7 @@ class Classifier(ABC):
             attention_to=MappingProxyType(
                 {group.name: measure_attention_to(surveyed, group) for group in declaration.groups}
             ),
-            declaration=declaration,
+            declaration=declaration.warn(*whole.warnings),
         )
 
     def classify_measured(

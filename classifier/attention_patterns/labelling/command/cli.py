@@ -148,6 +148,10 @@ def run(
             "torch.stack(outputs.attentions) (default: as the declarations beside the attention show).",
         ),
     ] = None,
+    renormalise: Annotated[
+        bool,
+        typer.Option("--renormalise", help="Divide each row of dumps by its sum, where weights were rounded or cut."),
+    ] = False,
     layers: Annotated[
         str | None, typer.Option(metavar="LIST", help="Layers to label, from 0, such as 0-3,7 (default: all).")
     ] = None,
@@ -228,6 +232,7 @@ def run(
             dtype=dtype.value,
             truncate=truncate,
             axes=axes,
+            renormalise=renormalise,
             selection=Selection(
                 None if layers is None else parse_indices(layers, option="--layers"),
                 None if heads is None else parse_indices(heads, option="--heads"),

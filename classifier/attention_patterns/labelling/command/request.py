@@ -31,6 +31,7 @@ class RunRequest:
         dtype: Data type of the models' weights.
         truncate: Whether texts that are longer than a model takes are cut.
         axes: Order of the axes of dumped attention that has five of them; None to find it.
+        renormalise: Whether each row of dumped attention is divided by its sum.
         selection: Layers and heads to label.
         limit: Number of inputs to label, the first ones; None for all.
         sample: Number of inputs to label, drawn at random; None for all.
@@ -46,6 +47,7 @@ class RunRequest:
     dtype: str = "float32"
     truncate: bool = False
     axes: Axes | None = None
+    renormalise: bool = False
     selection: Selection = field(default_factory=Selection)
     limit: int | None = None
     sample: int | None = None
@@ -80,7 +82,7 @@ class RunRequest:
         return settings | ({"dtype": self.dtype, "truncate": self.truncate} if self.models else {"axes": self.axes})
 
     def _open_dumps(self) -> DumpSource:
-        return DumpSource(dump_tasks(self.inputs), self.selection, axes=self.axes)
+        return DumpSource(dump_tasks(self.inputs), self.selection, axes=self.axes, renormalise=self.renormalise)
 
     def _open_models(self) -> ModelSource:
         require("models", "torch", "transformers", needed_by="--model")  # or each input would fail for lack of them
@@ -105,8 +107,10 @@ class RunRequest:
         given = [name for name, value in model_options.items() if value]
         if given and not self.models:
             raise InvalidSettingsError(f"{given[0]} only applies with --model; give a model, or leave it out")
-        if self.models and self.axes is not None:
-            raise InvalidSettingsError("--axes only applies to dumps of attention; leave it or --model out")
+        dump_options = {"--axes": self.axes, "--renormalise": self.renormalise}
+        given = [name for name, value in dump_options.items() if value]
+        if given and self.models:
+            raise InvalidSettingsError(f"{given[0]} only applies to dumps of attention; leave it or --model out")
         if self.limit is not None and self.sample is not None:
             raise InvalidSettingsError("--limit and --sample exclude each other; leave one of them out")
 

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from attention_patterns.attention_map import AttentionMaps, read_attention, read_declaration
+from attention_patterns.attention_map import AttentionMaps, Declaration, read_attention, read_declaration
 from attention_patterns.classification import MeasuredMaps
 from attention_patterns.classifier import Classifier
 from attention_patterns.errors import AttentionPatternsError, InvalidSettingsError, SourceError
@@ -41,6 +41,7 @@ from attention_patterns.labelling.sources.source import (
     digest_of,
     without_traceback,
 )
+from attention_patterns.row_sums import RENORMALISED, divide_rows
 
 SLAB_BYTES = 8 * 2**20  # of attention read and measured at a time, or a single layer where that is larger
 _REMOTE_CALLERS = 8  # a thread that reads a remote file mostly waits
@@ -55,12 +56,14 @@ class DumpSource(Source):
         selection: Layers and heads to label.
         only: Numbers of the inputs to label among all, from 0; None for all.
         axes: Order of the axes of attention that has five of them; None to find it.
+        renormalise: Whether each row is divided by its sum.
     """
 
     tasks: Tasks
     selection: Selection = field(default_factory=Selection)
     only: frozenset[int] | None = None
     axes: Axes | None = None
+    renormalise: bool = False
 
     def count_inputs(self) -> int:
         """Returns the number of inputs in all files, in ``only`` or not; a file that cannot be read counts as one."""
@@ -108,7 +111,7 @@ class DumpSource(Source):
         """
         names, buffer, place = self.names(unit), SlabBuffer(), 0
         for piece in unit.items:
-            reader = _Reader(piece.file, self.axes, self.selection, classifier, most_bytes, buffer)
+            reader = _Reader(self, piece.file, classifier, most_bytes, buffer)
             for outcome in reader.read(piece, names[place : place + len(piece.indices)]):
                 yield place, outcome
                 place += 1
@@ -118,9 +121,8 @@ class DumpSource(Source):
 class _Reader:
     """Reads the inputs of one file."""
 
+    source: DumpSource
     file: StoredFile
-    axes: Axes | None
-    selection: Selection
     classifier: Classifier
     most_bytes: int
     buffer: SlabBuffer
@@ -128,7 +130,7 @@ class _Reader:
     def read(self, piece: DumpSlice, names: Sequence[InputName]) -> Iterator[MeasuredInput | FailedInput]:
         with ExitStack() as stack:
             try:
-                dump = stack.enter_context(open_dump(self.file, most_bytes=self.most_bytes, axes=self.axes))
+                dump = stack.enter_context(open_dump(self.file, most_bytes=self.most_bytes, axes=self.source.axes))
             except (SourceError, InvalidSettingsError) as error:
                 yield from (FailedInput(name, without_traceback(error)) for name in names)
                 return
@@ -152,18 +154,25 @@ class _Reader:
         with name_in_errors(self.file):
             maps.check()
         layers, heads = maps.layered[:2]
-        selected = self.selection.apply(range(layers), heads, owner="the input")
+        selected = self.source.selection.apply(range(layers), heads, owner="the input")
         layer = self._check_memory(maps, selected)
         with name_in_errors(self.file):
             declaration = read_declaration(maps.shape[-1], **stored.declared)
-        slabs = [self.classifier.measure_read(slab, declaration) for slab in self._slabs(maps, selected, layer)]
+        slabs = [
+            self.classifier.measure_read(self._divide(slab, declaration), declaration)
+            for slab in self._slabs(maps, selected, layer)
+        ]
         with name_in_errors(self.file):
             maps.finish()
-        return MeasuredInput(name, MeasuredMaps.join(slabs), selected.layers, selected.heads, stored.warnings)
+        warnings = (*stored.warnings, *((RENORMALISED,) if self.source.renormalise else ()))
+        return MeasuredInput(name, MeasuredMaps.join(slabs), selected.layers, selected.heads, warnings)
+
+    def _divide(self, maps: AttentionMaps, declaration: Declaration) -> AttentionMaps:
+        return divide_rows(maps, declaration) if self.source.renormalise else maps
 
     def _check_memory(self, maps: StoredMaps, selected: SelectedHeads) -> int:
         """Returns the bytes of a layer, once it is known that these may be in memory, from the shape alone."""
-        layer = len(selected.heads) * prod(maps.shape[-2:]) * maps.dtype.itemsize
+        layer = len(selected.heads) * prod(maps.shape[-2:]) * maps.dtype.itemsize * (1 + self.source.renormalise)
         with name_in_errors(self.file):
             check_fits(f"a layer of shape {[len(selected.heads), *maps.shape[-2:]]}", layer, self.most_bytes)
             check_fits("a Zarr chunk", maps.least_bytes, self.most_bytes)
