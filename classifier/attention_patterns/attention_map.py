@@ -1,7 +1,7 @@
 """The input: an array of attention maps and the caller's declarations, checked before any value is read."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from attention_patterns.errors import (
 from attention_patterns.special_tokens import PADDING_TOKENS, special_token_positions
 
 MOST_AXES = 64  # numpy's limit
+MANY = 5  # axes of the attention of many inputs
 SHORTEST_LABELLED = 8  # tokens; the annotation guide labels no shorter map
 
 
@@ -47,12 +48,14 @@ class AttentionMaps:
         data_type: Storage type of the values.
         names: Names of the leading axes: ("layer", "head"), ("head",), () or, for a list of maps, ("map",).
         axes: Indices of the entries of each leading axis in the tensor or list that they were taken from.
+        warnings: Sentences for the caller on how they were read.
     """
 
     values: NDArray[Any]
     data_type: DataType
     names: tuple[str, ...]
     axes: tuple[Sequence[int], ...]
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def leading(self) -> tuple[int, ...]:
@@ -101,10 +104,9 @@ def read_attention(
     array = _as_array(attention)
     stored = _read_data_type(array, data_type)
     if array.ndim not in (2, 3, 4):
-        hint = "; a batch axis was left in? Take one input of the batch" if array.ndim == 5 else ""
         raise ShapeError(
             f"attention has {array.ndim} axes, shape {list(array.shape)}, "
-            f"expected [L, L], [heads, L, L] or [layers, heads, L, L]{hint}"
+            f"expected [L, L], [heads, L, L] or [layers, heads, L, L]{_hint_at_batch(array.shape)}"
         )
     rows, columns = array.shape[-2:]
     if rows != columns:
@@ -122,6 +124,29 @@ def read_attention(
         data_type=stored,
         names=names,
         axes=tuple(range(firsts[n], firsts[n] + size) for n, size in zip(names, array.shape[:-2], strict=True)),
+    )
+
+
+def read_input(attention: ArrayLike, data_type: str | None) -> AttentionMaps:
+    """Reads the attention of one input as ``read_attention`` does, also ``torch.stack(outputs.attentions)`` of a batch.
+
+    Raises:
+        ShapeError: The array has other axes, holds a batch of several inputs, is not square, or is empty.
+        DataTypeError: The array is not of a float type that is read, or not of ``data_type``.
+    """
+    array = _as_array(attention)
+    if array.ndim != MANY or array.shape[1] != 1:
+        return read_attention(array, data_type)
+    warning = f"attention of shape {list(array.shape)} was read as [layers, batch, heads, L, L], a batch of one input"
+    return replace(read_attention(array[:, 0], data_type), warnings=(warning,))
+
+
+def _hint_at_batch(shape: tuple[int, ...]) -> str:
+    if len(shape) != MANY:
+        return ""
+    return (
+        "; a batch axis was left in? Take one input: attention[:, n] of [layers, batch, heads, L, L], as "
+        "torch.stack(outputs.attentions) has it, or attention[n] of [batch, layers, heads, L, L]"
     )
 
 
@@ -175,6 +200,10 @@ class Declaration:
     segments: NDArray[np.int64] | None
     causal: bool | None
     warnings: tuple[str, ...]
+
+    def warn(self, *warnings: str) -> "Declaration":
+        """Returns the same declaration with more warnings, each once."""
+        return replace(self, warnings=tuple(dict.fromkeys((*self.warnings, *warnings))))
 
     @cached_property
     def length(self) -> int:

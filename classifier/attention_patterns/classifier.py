@@ -16,13 +16,21 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from attention_patterns.attention_map import AttentionMaps, DataType, Declaration, read_attention, read_declaration
+from attention_patterns.attention_map import (
+    AttentionMaps,
+    DataType,
+    Declaration,
+    read_attention,
+    read_declaration,
+    read_input,
+)
 from attention_patterns.classification import Classification, MeasuredMaps, NetAnswer, Prediction, with_doubts
 from attention_patterns.errors import AbandonedError, InvalidDeclarationError, ShapeError
 from attention_patterns.measures import AttentionTo, SurveyedMaps, measure_attention_to, measure_evidence
 from attention_patterns.outputs import Tokenizer, inputs_of
 from attention_patterns.per_process import PerProcess
 from attention_patterns.rendering import Survey, find_causal, survey
+from attention_patterns.row_sums import divide_rows
 
 SPAN = 36  # maps that one thread renders or classifies at a time: few enough to share out, enough to pay
 _Result = TypeVar("_Result")
@@ -97,6 +105,7 @@ class Classifier(ABC):
         mask: ArrayLike | None = None,
         causal: bool | None = None,
         data_type: str | None = None,
+        renormalise: bool = False,
     ) -> Classification:
         """Classifies all maps of one input and measures their attention to groups of tokens.
 
@@ -104,7 +113,8 @@ class Classifier(ABC):
 
         Args:
             attention: Maps [L, L], [heads, L, L] or [layers, heads, L, L]: row = query, column = key, rows sum to 1;
-                float32, float16, float64, or bfloat16 bits in uint16; numpy, or anything with ``__array__``.
+                float32, float16, float64, or bfloat16 bits in uint16; numpy, or anything with ``__array__``. An axis
+                of a batch of one input, [layers, 1, heads, L, L], is left out.
             tokens: Tokens as strings; special tokens are found among them by name, one group each.
             token_groups: Positions of any other group, by its name.
             segments: Lengths that sum to L, or one id per token. One segment never gets the answer Block.
@@ -113,12 +123,14 @@ class Classifier(ABC):
             causal: Whether the maps are causal, or None to find it layer by layer: no head has anything above the
                 diagonal.
             data_type: "bfloat16" when ``attention`` is uint16 holding its bits.
+            renormalise: Whether to divide each row by its sum, where weights were rounded, cut or scaled; the result
+                says so in a warning. Weights rounded to 2 decimals or more, or to 8 bits, need it not.
 
         Raises:
             InvalidAttentionError: The array is not a self-attention map; subclasses name why.
             InvalidDeclarationError: A declaration does not fit it; subclasses name which.
         """
-        maps = read_attention(attention, data_type)
+        maps = read_input(attention, data_type)
         declaration = read_declaration(
             maps.length,
             tokens=tokens,
@@ -128,7 +140,10 @@ class Classifier(ABC):
             mask=mask,
             causal=causal,
         )
-        return with_doubts(self.classify_read(maps, declaration))
+        if renormalise:
+            maps = divide_rows(maps, declaration)
+        result = with_doubts(self.classify_read(maps, declaration))
+        return replace(result, warnings=(*maps.warnings, *result.warnings))
 
     def classify_maps(
         self,
@@ -231,7 +246,7 @@ class Classifier(ABC):
             causal=whole.causal.reshape(maps.leading),
             evidence=measure_evidence(surveyed),
             attention_to=MappingProxyType(dict(self._measure_groups(surveyed, oversight))),
-            declaration=declaration,
+            declaration=declaration.warn(*whole.warnings),
         )
 
     def _measure_groups(self, surveyed: SurveyedMaps, oversight: Oversight) -> Iterator[tuple[str, AttentionTo]]:

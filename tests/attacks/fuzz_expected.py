@@ -223,6 +223,8 @@ def parse_arguments(attention, data_type, declared):
     array = np.asarray(attention)
     own = "bfloat16" if array.dtype == np.uint16 and data_type == "bfloat16" else array.dtype.name
     must(own in FLOATS and array.dtype.isnative and data_type in (None, own))
+    if array.ndim == 5 and array.shape[1] == 1:  # a batch of one
+        array = array[:, 0]
     must(array.ndim in (2, 3, 4) and array.shape[-1] == array.shape[-2] and array.size > 0)
     must(tokens is None or (isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)))
     must(all(_are_whole(positions) for _, positions in groups) and not isinstance(valid_length, bool))

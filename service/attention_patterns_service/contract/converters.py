@@ -297,7 +297,7 @@ def classification_of(
         length=first.length,
         too_short=first.too_short,
         model=f"{first.model_name} {first.model_version}",
-        warnings=tuple(first.warnings),
+        warnings=tuple(dict.fromkeys(warning for response in responses for warning in response.warnings)),
     )
 
 
