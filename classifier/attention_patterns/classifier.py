@@ -6,7 +6,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -29,6 +28,7 @@ from attention_patterns.errors import AbandonedError, InvalidDeclarationError, S
 from attention_patterns.measures import AttentionTo, SurveyedMaps, measure_attention_to, measure_evidence
 from attention_patterns.outputs import Tokenizer, inputs_of
 from attention_patterns.per_process import PerProcess
+from attention_patterns.programs.threads import start_pool
 from attention_patterns.rendering import Survey, find_causal, survey
 from attention_patterns.row_sums import divide_rows
 
@@ -78,7 +78,7 @@ class Classifier(ABC):
     def __init__(self, *, threads: int | None = None) -> None:
         """Uses ``threads`` cores, all by default."""
         count = threads or len(os.sched_getaffinity(0))
-        self._threads = PerProcess(lambda: ThreadPoolExecutor(count, thread_name_prefix="classify"))
+        self._threads = PerProcess(lambda: start_pool(count, "classify"))
         self._caller = _Caller()
 
     @property
