@@ -156,9 +156,34 @@ def _as_array(attention: ArrayLike) -> NDArray[Any]:
     except (TypeError, ValueError, RuntimeError) as error:
         kind = f"{type(attention).__module__}.{type(attention).__name__}"
         raise DataTypeError(
-            f"attention of type {kind} cannot be read as an array ({error}); a torch tensor must be detached and on "
-            "the CPU, and bfloat16 is passed as .view(torch.uint16) with data_type='bfloat16'"
+            f"attention of type {kind} cannot be read as an array ({error}); {_explain_unreadable(attention)}"
         ) from error
+
+
+def _explain_unreadable(attention: object) -> str:
+    """Returns what to do with a value that is no array: all that is needed of a tensor, or of a list of them."""
+    parts = [*attention] if isinstance(attention, (list, tuple)) else [attention]
+    shapes = {
+        tuple(part.shape) if hasattr(part, "shape") else (len(part),) if hasattr(part, "__len__") else ()
+        for part in parts
+    }
+    steps = [
+        (any(getattr(part, "requires_grad", False) for part in parts), "a torch tensor must be detached: .detach()"),
+        (
+            any(str(getattr(part, "device", "cpu")) != "cpu" for part in parts),
+            "a torch tensor must be on the CPU: .cpu()",
+        ),
+        (
+            any(str(getattr(part, "dtype", "")) == "torch.bfloat16" for part in parts),
+            "bfloat16 is passed as .view(torch.uint16) with data_type='bfloat16'",
+        ),
+        (
+            len(shapes) > 1,
+            f"its entries have shapes {', '.join(str(list(shape)) for shape in sorted(shapes)[:3])}, expected one; "
+            "classify_maps takes single maps of any sizes",
+        ),
+    ]
+    return "; ".join(step for needed, step in steps if needed) or "expected numbers, or anything with __array__"
 
 
 def _read_data_type(array: NDArray[Any], declared: str | None) -> DataType:
@@ -166,11 +191,25 @@ def _read_data_type(array: NDArray[Any], declared: str | None) -> DataType:
         raise DataTypeError(f"data_type is {declared!r}, expected one of {', '.join(DataType)}")
     own = "bfloat16" if array.dtype == np.uint16 and declared == DataType.BFLOAT16 else array.dtype.name
     if own not in list(DataType) or not array.dtype.isnative:
-        hint = "; bfloat16 bits in uint16 need data_type='bfloat16'" if own == "uint16" else ""
-        raise DataTypeError(f"attention has dtype {array.dtype}, expected one of {', '.join(DataType)}{hint}")
+        raise DataTypeError(
+            f"attention has dtype {array.dtype}, expected one of {', '.join(DataType)}{_hint_at_data_type(array)}"
+        )
     if declared not in (None, own):
         raise DataTypeError(f"attention has dtype {own}, but data_type is {declared!r}")
     return DataType(own)
+
+
+def _hint_at_data_type(array: NDArray[Any]) -> str:
+    """Returns what to do with values of a type that is not read."""
+    if array.dtype == np.uint16:
+        return "; bfloat16 bits in uint16 need data_type='bfloat16'"
+    if array.dtype == np.uint8 and array.ndim and abs(np.median(array.sum(axis=-1)) / 255 - 1) < 0.5:
+        return "; levels of 8 bits? Divide by 255"
+    if array.dtype.kind == "V":
+        return "; bfloat16 that was saved without its type? Convert it to float32 before"
+    if array.dtype.kind == "O":
+        return "; entries of several sizes, or None?"
+    return "" if array.dtype.kind not in "fiu" else "; convert it with .astype('float32')"
 
 
 @dataclass(frozen=True)

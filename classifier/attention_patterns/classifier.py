@@ -194,7 +194,8 @@ class Classifier(ABC):
 
         Args:
             outputs: Outputs of a model loaded with ``attn_implementation="eager"`` and called with
-                ``output_attentions=True``; of an encoder-decoder, the encoder's self-attention is taken.
+                ``output_attentions=True``, or their ``attentions``; of an encoder-decoder, the encoder's
+                self-attention is taken.
             encoding: Result of the tokenizer; it holds the padding and, for pairs, the segments.
             tokenizer: The tokenizer, which names the tokens.
 

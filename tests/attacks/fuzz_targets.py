@@ -249,7 +249,7 @@ def judge_classify(bench, draw):
     """Draws arguments of ``PatternClassifier.classify`` and judges what came of them."""
     drawn = draw_attention(draw)
     attention, extra = library_arguments(draw, drawn)
-    request, expected = expect(parse_arguments, attention, extra.get("data_type"), drawn.declared)
+    request, expected = expect(parse_arguments, attention, drawn.declared, **extra)
     answer = bench.attempt(lambda: bench.classifier.classify(attention, **extra, **drawn.declared))
     return _judge_result(request, expected, answer)
 
@@ -270,7 +270,7 @@ def judge_read(bench, draw):
     drawn, offset = draw_attention(draw), draw.pick(0, 15)
     buffer = bytes(offset) + drawn.values.tobytes()
     values = np.frombuffer(buffer, drawn.values.dtype, offset=offset).reshape(drawn.values.shape)
-    request, expected = expect(parse_arguments, drawn.values, drawn.data_type, drawn.declared)
+    request, expected = expect(parse_arguments, drawn.values, drawn.declared, data_type=drawn.data_type)
     firsts = {"first_layer": draw.pick(0, 3), "first_head": draw.pick(0, 3)}
 
     def classify():
