@@ -20,7 +20,7 @@ from attention_patterns.attention_map import AttentionMaps, DataType, Declaratio
 from attention_patterns.classification import Classification, MeasuredMaps, NetAnswer, Prediction, with_doubts
 from attention_patterns.errors import AbandonedError, InvalidDeclarationError, ShapeError
 from attention_patterns.measures import SurveyedMaps, measure_attention_to, measure_evidence
-from attention_patterns.outputs import Tokenizer, inputs_of
+from attention_patterns.outputs import ModelInput, Tokenizer, inputs_of
 from attention_patterns.rendering import Survey, find_causal, survey
 
 SPAN = 36  # maps that one thread renders or classifies at a time: few enough to share out, enough to pay
@@ -116,7 +116,7 @@ class Classifier(ABC):
             mask=mask,
             causal=causal,
         )
-        return with_doubts(self.classify_read(maps, declaration))
+        return self._classify_input(maps, declaration)
 
     def classify_maps(
         self,
@@ -167,19 +167,24 @@ class Classifier(ABC):
 
         Args:
             outputs: Outputs of a model loaded with ``attn_implementation="eager"`` and called with
-                ``output_attentions=True``; of an encoder-decoder, the encoder's self-attention is taken.
+                ``output_attentions=True``; of an encoder-decoder, the encoder's self-attention is taken. Layers without
+                attention, which hybrid models return as None, are left out: see ``Classification.layers``.
             encoding: Result of the tokenizer; it holds the padding and, for pairs, the segments.
             tokenizer: The tokenizer, which names the tokens.
 
         Raises:
             InvalidAttentionError: The outputs hold no attention, or not that of ``encoding``.
         """
-        return [
-            self.classify(
-                each.attention, tokens=each.tokens, segments=each.segments, mask=each.mask, data_type=each.data_type
-            )
-            for each in inputs_of(outputs, encoding, tokenizer)
-        ]
+        return [self._classify_model_input(each) for each in inputs_of(outputs, encoding, tokenizer)]
+
+    def _classify_model_input(self, given: ModelInput) -> Classification:
+        maps = read_attention(given.attention, given.data_type)
+        declaration = read_declaration(maps.length, tokens=given.tokens, segments=given.segments, mask=given.mask)
+        return self._classify_input(replace(maps, axes=(given.layers, *maps.axes[1:])), declaration)
+
+    def _classify_input(self, maps: AttentionMaps, declaration: Declaration) -> Classification:
+        layers = dict(zip(maps.names, maps.axes, strict=True)).get("layer", ())
+        return replace(with_doubts(self.classify_read(maps, declaration)), layers=tuple(layers))
 
     def classify_read(
         self, maps: AttentionMaps, declaration: Declaration, oversight: Oversight = UNWATCHED

@@ -22,6 +22,7 @@ class ModelInput:
 
     Attributes:
         attention: Stack [layers, heads, L, L], padding included; float32, float16, float64, or bfloat16 bits in uint16.
+        layers: Index in the model of each of these layers; a model has more where some have no attention.
         tokens: The L tokens.
         segments: Segment of each token, int64 [L]; None where the encoding holds none.
         mask: Flags [L], False = padding; None where the encoding holds no attention mask.
@@ -29,6 +30,7 @@ class ModelInput:
     """
 
     attention: NDArray[Any]
+    layers: tuple[int, ...]
     tokens: tuple[str, ...]
     segments: NDArray[np.int64] | None
     mask: NDArray[np.bool_] | None
@@ -61,12 +63,12 @@ def inputs_of(outputs: object, encoding: Mapping[str, Any], tokenizer: Tokenizer
 
 
 def inputs_of_layers(
-    layers: Sequence[Any] | None, encoding: Mapping[str, Any], tokenizer: Tokenizer
+    layers: Sequence[Any | None] | None, encoding: Mapping[str, Any], tokenizer: Tokenizer
 ) -> Iterator[ModelInput]:
     """Yields the inputs of a batch as ``inputs_of`` does, from layers such as ``outputs.decoder_attentions``.
 
     Args:
-        layers: The layers, each [batch, heads, L, L].
+        layers: The layers, each [batch, heads, L, L], or None for a layer without attention.
         encoding: As in ``inputs_of``.
         tokenizer: As in ``inputs_of``.
 
@@ -74,27 +76,28 @@ def inputs_of_layers(
         ShapeError: A layer is missing or not of that shape, or the encoding is of another batch.
     """
     ids = np.atleast_2d(_array(encoding["input_ids"]))
-    shapes = _check_shapes(layers)
+    present = {index: layer for index, layer in enumerate(layers or ()) if layer is not None}
+    shapes = _check_shapes(present)
     if any(shape != (len(ids), *shapes[0][1:]) for shape in shapes):
         raise ShapeError(
             f"attentions have shapes {', '.join(sorted(str(list(shape)) for shape in set(shapes)))}, expected "
             f"one shape [batch, heads, L, L] with a batch of {len(ids)}, that of input_ids"
         )
-    return (_take_row(layers or (), encoding, tokenizer, row) for row in range(len(ids)))
+    return (_take_row(present, encoding, tokenizer, row) for row in range(len(ids)))
 
 
-def _check_shapes(layers: Sequence[Any] | None) -> list[tuple[int, ...]]:
+def _check_shapes(layers: Mapping[int, Any]) -> list[tuple[int, ...]]:
     if not layers:
         raise ShapeError(f"outputs hold no attentions; {_EAGER}")
-    shapes = [tuple(getattr(layer, "shape", ())) for layer in layers]
-    for index, shape in enumerate(shapes):
+    shapes = {index: tuple(getattr(layer, "shape", ())) for index, layer in layers.items()}
+    for index, shape in shapes.items():
         if len(shape) != len(_AXES):
-            kind = "None" if layers[index] is None else f"{type(layers[index]).__name__} of shape {list(shape)}"
+            kind = f"{type(layers[index]).__name__} of shape {list(shape)}"
             raise ShapeError(f"attentions[{index}] is {kind}, expected [{', '.join(_AXES)}]; {_EAGER}")
-    return shapes
+    return list(shapes.values())
 
 
-def _take_row(layers: Sequence[Any], encoding: Mapping[str, Any], tokenizer: Tokenizer, row: int) -> ModelInput:
+def _take_row(layers: Mapping[int, Any], encoding: Mapping[str, Any], tokenizer: Tokenizer, row: int) -> ModelInput:
     def read_row(name: str) -> NDArray[Any] | None:
         values = encoding.get(name)
         return None if values is None else np.atleast_2d(_array(values))[row]
@@ -102,11 +105,12 @@ def _take_row(layers: Sequence[Any], encoding: Mapping[str, Any], tokenizer: Tok
     ids, mask = np.atleast_2d(_array(encoding["input_ids"]))[row], read_row("attention_mask")
     types = read_row("token_type_ids")
     return ModelInput(
-        attention=np.stack([_array(layer[row]) for layer in layers]),
+        attention=np.stack([_array(layer[row]) for layer in layers.values()]),
+        layers=tuple(layers),
         tokens=tuple(tokenizer.convert_ids_to_tokens(ids.tolist())),
         segments=segments_of(encoding, row, types),
         mask=None if mask is None else mask.astype(np.bool_),
-        data_type="bfloat16" if _is_bfloat16(layers[0]) else None,
+        data_type="bfloat16" if _is_bfloat16(next(iter(layers.values()))) else None,
     )
 
 

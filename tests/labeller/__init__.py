@@ -13,4 +13,5 @@ test_run.py            runs that are killed, fill the disk, or continue earlier 
 test_summary.py        verdicts, against sums by hand and by pandas
 test_texts.py          texts, pairs and data sets to run models over
 test_turns.py          turns of threads at a model
+test_ways.py           models whose modules cannot do without the attention that they return
 """

@@ -88,7 +88,9 @@ def test_batches_give_what_a_plain_call_gives_for_each_text(tmp_path, classifier
             assert_close(of_stack[place].maps, whole)
 
 
-@pytest.mark.parametrize(("kind", "in_all"), [("jamba", 4), ("zamba", 5), ("qwen3-next", 4)])
+@pytest.mark.parametrize(
+    ("kind", "in_all"), [("jamba", 4), ("zamba", 5), ("bamba", 4), ("minimax", 4), ("qwen3-next", 4)]
+)
 def test_layers_without_attention_are_reported_and_the_others_keep_their_index(tmp_path, classifier, kind, in_all):
     model = AttentionModel(small_model(tmp_path, kind))
     ((_, one),) = measured(model, SOME[:1], classifier, Selection(layers=(3,), heads=(2, 0)))
@@ -185,7 +187,7 @@ REFUSED = {
     "longformer": (
         transformers.LongformerConfig,
         IDS | LAYERS | {"attention_window": 4, "max_position_embeddings": 64, "sep_token_id": 2},
-        r"attentions\[0\] has shape \[2, 3, 9, 5\] .*expected \[2, 3, 9, 9\]: windows",
+        r"attentions have shapes \[2, 3, 9, 5\] .*expected \[2, heads, 9, 9\] .*: windows",
     ),
     "perceiver": (
         transformers.PerceiverConfig,
@@ -207,7 +209,7 @@ def test_a_vision_model_of_windows_is_refused(tmp_path):
     config = transformers.SwinConfig(
         image_size=16, patch_size=4, embed_dim=12, depths=[1, 1], num_heads=[3, 3], window_size=2
     )
-    with pytest.raises(SourceError, match=r"attentions\[0\] has shape \[8, 3, 4, 4\] for 2 inputs"):
+    with pytest.raises(SourceError, match=r"attentions have shapes \[2, 3, 4, 4\] and \[8, 3, 4, 4\] for 2 inputs"):
         AttentionModel(save_pictures_model(tmp_path, config))
 
 

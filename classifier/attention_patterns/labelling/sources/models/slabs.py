@@ -42,10 +42,12 @@ class LayerStack:
 
         Args:
             field: Field of the model's output that lists the layers.
-            indices: Indices of the layers in the model.
-            layers: Their attention, tensors [inputs, heads, L, L] of which the first input has no padding.
-            in_all: Number of layers of the stack, those that return no attention among them.
+            indices: Indices of the layers in the model that have attention.
+            layers: Attention of the layers, tensors [inputs, heads, L, L] of which the first input has no padding, or
+                None.
+            in_all: Number of layers of the stack, those without attention among them.
         """
+        layers = [layer for layer in layers if layer is not None]
         above = {bool(layer[0].triu(1).any()) for layer in layers}
         causal = None if len(above) > 1 else not above.pop()
         name = field.removesuffix("_attentions") if field != "attentions" else "decoder" if causal else "encoder"
