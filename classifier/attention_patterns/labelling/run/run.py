@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from attention_patterns.errors import OutputError
+from attention_patterns.errors import OutputError, SourceError
 from attention_patterns.labelling.output.folder import RunFolder, lock_folder
 from attention_patterns.labelling.output.part import Advance, Part, PartMaker
 from attention_patterns.labelling.output.table import SCHEMA_VERSION, error_row
@@ -75,6 +75,7 @@ def label(
         MissingExtraError: A package that the source needs is not installed.
         OutputError: Even the errors could not be written.
         ServerError: The classifier is a client, and its server failed; the run can be continued.
+        SourceError: All inputs would fail for one reason, and none was run.
     """
     work = maker.source.units() if units is None else units
     request = {
@@ -93,7 +94,11 @@ def label(
         done = {record.number for record in before}
         left = [unit for unit in work if unit.number not in done]
         with closing((engine or in_process)(left, maker, advance)) as parts:
-            unwritten = _keep_parts(folder, parts, {unit.number: unit for unit in left}, maker)
+            try:
+                unwritten = _keep_parts(folder, parts, {unit.number: unit for unit in left}, maker)
+            except SourceError:
+                folder.forget_request()
+                raise
         return _finish(folder, len(before), unwritten)
 
 
@@ -129,7 +134,13 @@ def _finish(folder: RunFolder, continued: int, unwritten: Failures) -> RunResult
 
 
 def in_process(units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Generator[Part, None, None]:
-    """Makes parts by threads of this process, as many as the source's callers; yields them as they are done."""
+    """Makes parts by threads of this process, as many as the source's callers; yields them as they are done.
+
+    Raises:
+        SourceError: All inputs would fail for one reason.
+    """
+    if units:
+        maker.source.check(maker.classifier)
     callers, stopped = maker.source.callers(), threading.Event()
     side_by_side = len(units) - len(units) % callers if callers > 1 else 0  # the others have all cores to themselves
     left = iter(enumerate(units))

@@ -44,6 +44,31 @@ def start_id(config: Any) -> int:
     return next((int(token_id) for token_id in ids if token_id is not None), 0)
 
 
+def has_sinks(model: Any) -> bool:
+    """Returns whether learned sinks take a share of each row of the model's attention, which its maps do not hold.
+
+    gpt-oss and its kin take the softmax over the keys and one more logit per head, and drop the column of that.
+    """
+    return any(name.rpartition(".")[2] == "sinks" for name, _ in model.named_parameters())
+
+
+def with_sink(weights: Any) -> Any:
+    """Returns maps with the sink as a first token, which attends to itself and receives what each row lacks.
+
+    Args:
+        weights: Tensor [batch, heads, L, L] whose rows sum to 1 or less.
+
+    Returns:
+        Tensor [batch, heads, L + 1, L + 1] of the same type.
+    """
+    batch, heads, length, _ = weights.shape
+    whole = weights.new_zeros((batch, heads, length + 1, length + 1))
+    whole[..., 1:, 1:] = weights
+    whole[..., 1:, 0] = (1 - weights.float().sum(-1)).clip(min=0).to(weights.dtype)  # a row above 1 is refused later
+    whole[..., 0, 0] = 1
+    return whole
+
+
 def layer_bytes(config: Any, *, length: int, heads: int, older: bool, kept: int = 0) -> int:
     """Returns the bytes that a layer's attention and hidden states take for one input.
 

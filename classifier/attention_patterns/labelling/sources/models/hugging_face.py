@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,16 @@ from transformers.utils import logging
 from attention_patterns.classifier import Classifier
 from attention_patterns.errors import AttentionPatternsError, MissingExtraError, SourceError
 from attention_patterns.labelling.sources.models.architecture import (
+    has_sinks,
     layer_bytes,
     longest,
     self_attention,
     special_patches,
     start_id,
+    with_sink,
 )
 from attention_patterns.labelling.sources.models.encodings import Encoded, PictureReader, Reader, TextReader, batches
-from attention_patterns.labelling.sources.models.slabs import LayerStack
+from attention_patterns.labelling.sources.models.slabs import LayerStack, SideBySide
 from attention_patterns.labelling.sources.models.taps import Tap, find_taps, number_layers, record, tap_layers
 from attention_patterns.labelling.sources.models.task_run import Outcome, SelectedStack, TaskRun
 from attention_patterns.labelling.sources.models.turns import Turns, make_replicas
@@ -107,7 +110,8 @@ class AttentionModel:
             layers[field] = self_attention(field, getattr(outputs, field, None) or (), length)
             taps = find_taps(emitted, field, layers[field])
             indices, in_all = number_layers(self._model, taps, len(layers[field]))
-            stacks.append(LayerStack.from_layers(field, indices, layers[field], in_all))
+            stack = LayerStack.from_layers(field, indices, layers[field], in_all)
+            stacks.append(replace(stack, sink=has_sinks(self._model)))
         self._reader.fit(next(layer.shape[-1] for layer in layers[field] if layer is not None))
         self._way = Probe(
             self._model, run, outputs, emitted, layers, {stack.field: stack.layers for stack in stacks}
@@ -138,17 +142,44 @@ class AttentionModel:
                 return map(work, rows) if self._turns.callers >= _THREADS else pool.map(work, rows)
 
             held = min(most_bytes // 8, _MOST_HELD)
-            task_run = TaskRun(
-                task=task,
-                model=self.name,
-                revision=self.revision,
-                stacks=[SelectedStack.select(stack, selection, model=self.name) for stack in self.stacks],
-                classifier=classifier,
-                side_by_side=side_by_side,
-                most_held=held,
-                start=self._reader.names([start_id(self._model.config)]) if self._two else (),
-            )
+            task_run = self._begin(task, classifier, selection, side_by_side=side_by_side, most_held=held)
             yield from self._run_items(items, task_run, most_bytes - held)
+
+    def check(self, classifier: Classifier, selection: Selection) -> None:
+        """Measures two short inputs, to find what all inputs would fail for.
+
+        Args:
+            classifier: Classifier that renders and measures.
+            selection: Layers and heads to label.
+
+        Raises:
+            SourceError: The selection fits no stack, or no attention is that of a self-attention map.
+        """
+        with self._turns.caller():
+            task_run = self._begin("", classifier, selection, side_by_side=map, most_held=_MOST_HELD)
+            found = [each for outcomes in self._run_or_split(self._reader.probes(), task_run) for each in outcomes]
+        failures = [outcome for outcome in found if isinstance(outcome, AttentionPatternsError)]
+        if len(failures) == len(found):
+            raise SourceError(f"model {self.name!r} ({type(self._model).__name__}): {failures[0]}")
+
+    def _begin(
+        self, task: str, classifier: Classifier, selection: Selection, *, side_by_side: SideBySide, most_held: int
+    ) -> TaskRun:
+        return TaskRun(
+            task=task,
+            model=self.name,
+            revision=self.revision,
+            stacks=[SelectedStack.select(stack, selection, model=self.name) for stack in self.stacks],
+            classifier=classifier,
+            side_by_side=side_by_side,
+            most_held=most_held,
+            start=self._reader.names([start_id(self._model.config)]) if self._two else (),
+        )
+
+    @property
+    def takes(self) -> type[Text | Picture]:
+        """The kind of its inputs."""
+        return self._reader.kind
 
     def _run_items(
         self, items: Sequence[Text | Picture], task_run: TaskRun, most_bytes: int
@@ -202,7 +233,8 @@ class AttentionModel:
 
         def take(tap: Tap, weights: Any) -> None:
             if tap.field in slabs and slabs[tap.field].takes(tap.layer):
-                slabs[tap.field].take(tap.layer, *_as_numpy(weights))
+                whole = with_sink(weights) if self.stacks[0].sink else weights
+                slabs[tap.field].take(tap.layer, *_as_numpy(whole))
 
         if slabs:
             arguments = self._arguments(batch)
