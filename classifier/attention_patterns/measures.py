@@ -17,6 +17,7 @@ from attention_patterns.attention_map import AttentionMaps, Declaration, TokenGr
 from attention_patterns.rendering import Survey
 
 _Class = TypeVar("_Class", bound=type)
+_CELLS = 1 << 20  # cells that are copied at a time: a group of all tokens would copy the maps four times over
 GUIDE = "annotation guide"  # the source of a pattern's elements
 _CLARK, _KOVALEVA = "Clark et al. 2019, section {}", "Kovaleva et al. 2019, section {}"
 
@@ -112,7 +113,14 @@ class GroupSums:
     def from_inside(self) -> NDArray[np.float64]:
         """Attention that S receives from its own query rows, float64 [maps]."""
         maps, sent = self.surveyed.maps, self.sent
-        inside: NDArray[np.float64] = decode(maps.values[:, sent[:, None], sent[None, :]], maps.data_type).sum((1, 2))
+        inside = np.zeros(len(maps.values))
+        rows = max(1, _CELLS // self.size)
+        together = max(1, rows // self.size)  # maps
+        for begin in range(0, len(inside), together):
+            block = maps.values[begin : begin + together]
+            for first in range(0, self.size, rows):
+                cells = block[:, sent[first : first + rows, None], sent[None, :]]
+                inside[begin : begin + together] += decode(cells, maps.data_type).sum((1, 2))
         return inside
 
     def share_from_outside(self) -> NDArray[np.float64]:

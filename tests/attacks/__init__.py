@@ -13,6 +13,9 @@ fuzz_seeds.py           attention with its declaration, right and wrong
 fuzz_targets.py         what is fed, and the judges of what comes of it
 test_bad_input.py       bad input, one by one
 test_broken_clients.py  callers who break the rules, do not end their calls, or ask for too much
+test_connections.py     more connections than a server may have open files
 test_faults.py          servers that fail while they are called
+test_foreign_text.py    names and tokens that act upon a terminal or a page
 test_fuzz.py            bad input in bulk, and proofs that the fuzzer finds
+test_hard_pressed.py    a server that is short of memory, or given as much work as callers can make
 """

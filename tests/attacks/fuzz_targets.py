@@ -23,8 +23,9 @@ from attention_patterns_service.contract.errors import INTERNAL_REASON, MEANINGS
 from attention_patterns_service.limits import Limits
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.inference import open_inference_pb2 as infer_pb
-from attention_patterns_service.server.call import Call
-from attention_patterns_service.server.load import Load
+from attention_patterns_service.server.access import Open
+from attention_patterns_service.server.call import Call, Caller
+from attention_patterns_service.server.load import Holding, Load
 from attention_patterns_service.server.methods import AttentionPatternService
 from attention_patterns_service.server.metrics import Metrics
 from attention_patterns_service.server.open_inference.methods import NAME, OpenInference
@@ -113,7 +114,7 @@ class Bench:
         self._load = Load(Limits(), metrics.set_load)
         self._turns = self._load._turns.qsize()
         pipeline = Pipeline(self.classifier, self._load, metrics)
-        methods = AttentionPatternService(pipeline).methods() | OpenInference(pipeline).methods()
+        methods = AttentionPatternService(pipeline, Open()).methods() | OpenInference(pipeline).methods()
         self._methods = {name.rpartition("/")[2]: method.answer for name, method in methods.items()}
         self._unforeseen = _Unforeseen()
         logger = logging.getLogger("attention_patterns_service.contract.errors")
@@ -135,8 +136,10 @@ class Bench:
 
     def ask(self, name, data):
         """Returns the answer of a method, or the outcome where there is none."""
-        call = Call(Connection(), method=name, caller="", seconds=60.0)
+        call = Call(Connection(), method=name, caller=Caller(), seconds=60.0, holding=Holding(self._load))
+        call.begin_work(data)
         answer = self.attempt(lambda: self._methods[name](data, call))
+        call.holding.keep(0)
         if self._load.bytes or self._load._turns.qsize() != self._turns:
             return Outcome("", crash="the load is not given back")
         return answer
@@ -194,12 +197,10 @@ def _judge_stream(bench, data):
     message, answer = _read(pb.StreamClassifyHeadsRequest, data), bench.ask("StreamClassifyHeads", data)
     if message and not message.request.attention.data:
         message.request.attention.data = _payload_of(STREAMED_HEADS, data)
+    inner = message.request if message else None
     if isinstance(answer, Outcome):
-        return _judge(answer, message is not None)
-    outer, inner = pb.StreamClassifyHeadsResponse.FromString(answer), message.request if message else None
-    if outer.HasField("error"):
-        return _judge_answer_of_heads(inner, bench.refusal(outer.error.reason))
-    return _judge_answer_of_heads(inner, outer.response.SerializeToString())
+        return _judge_answer_of_heads(inner, answer)
+    return _judge_answer_of_heads(inner, pb.StreamClassifyHeadsResponse.FromString(answer).response.SerializeToString())
 
 
 def _judge_images(bench, data):

@@ -216,16 +216,18 @@ def test_the_model_is_described(classifier, client):
     assert model.classes == PATTERNS
     assert model.uncertain_below == bundle.uncertain_below
     assert (model.max_message_bytes, model.max_maps, model.max_length) == (72 << 20, 16_384, 8192)
+    assert (model.max_calls, model.max_bytes, model.max_calls_per_second) == (32, 512 << 20, None)
+    assert (model.max_seconds, model.max_idle_seconds) == (60, 300)
 
 
 def test_maps_or_images_are_sent_by_their_size(server, monkeypatch):
     """A map of 41 tokens in float32 has 6,724 bytes, one of 42 has 7,056, an image 6,912."""
     sent = []
     with Client(server.endpoint) as own:
-        monkeypatch.setattr(own, "_call", lambda method, *rest: sent.append(method) or Client._call(own, method, *rest))
+        monkeypatch.setattr(own, "_call", lambda name, *rest: sent.append(name) or Client._call(own, name, *rest))
         for maps in (random_maps(41, 41), random_maps(42, 42), random_maps(58, 58).astype(np.float16)):
             own.classify(maps)
-        assert sent == [own._get_model, own._classify_heads, own._classify_images, own._classify_heads]
+        assert sent == ["GetModel", "ClassifyHeads", "ClassifyImages", "ClassifyHeads"]
 
 
 def test_maps_over_the_count_are_cut_into_chunks(classifier):

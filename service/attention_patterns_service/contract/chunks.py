@@ -40,7 +40,9 @@ def cut_into_chunks(maps: AttentionMaps, *, limit: int, most: int) -> Iterator[A
     if size > limit:
         raise MessageTooLargeError(
             f"one map of {maps.length} tokens in {maps.data_type} has {size} bytes, expected at most {limit}, what the "
-            "server takes in a message; send float16, or start the server with a higher --max-message-mib"
+            "server takes in a message; send float16, or start the server with a higher --max-message-mib",
+            name="message_bytes",
+            limit=limit,
         )
     if not maps.leading:
         yield maps

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +19,7 @@ from rich.progress import (
 )
 
 from attention_patterns.programs.json_logs import json_handler
+from attention_patterns.programs.terminal import SafeConsole
 
 LogFormat = Literal["text", "json"]
 _INTERVAL = 5.0  # seconds between two lines of progress
@@ -127,7 +127,7 @@ def report_progress(total: int, *, log_format: LogFormat, quiet: bool) -> Iterat
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=300) as progress:
+    with Progress(*columns, console=SafeConsole(stderr=True), speed_estimate_period=300) as progress:
         yield _Bar(total, progress, progress.add_task("label", total=total, maps=0, rate=0.0))
 
 

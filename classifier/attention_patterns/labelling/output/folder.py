@@ -237,7 +237,7 @@ def lock_folder(path: Path) -> Iterator[RunFolder]:
 
 
 def _to_line(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, ensure_ascii=False) + "\n"
+    return json.dumps(content) + "\n"
 
 
 def _not_a_run(path: Path) -> InvalidSettingsError:
