@@ -7,6 +7,7 @@ test_inputs.py         paths on the command line, and the names of tasks before 
 test_label_cli.py      ``attention-label`` as people use it
 test_paper.py          the comparison with the figures of Kovaleva et al. 2019
 test_ray.py            runs on a real Ray cluster whose workers are killed
+test_refused.py        models that no input can be run through, and the failures of many inputs on the screen
 test_remote.py         dumps behind URLs, at real servers
 test_report.py         the report page in a real browser, and its figures
 test_run.py            runs that are killed, fill the disk, or continue earlier ones

@@ -85,18 +85,22 @@ class RayEngine:
 
     def _parts(self, ray: Any, units: Sequence[Unit], maker: PartMaker) -> Generator[Part, None, None]:
         here = _identity(maker.classifier)
-        tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tries).remote()
-        setup = ray.put(_WorkerSetup(maker.source, self.load, self.max_memory, maker.keep_maps, here))
-        if maker.source.shared:  # by a worker that ends, since a model may take all memory there is
-            _read_row(ray.get(ray.remote(num_cpus=1, max_calls=1)(_check_source).remote(setup)))
-        batches, left = iter(self._dataset(ray, units, (setup, tries)).iter_batches(**_AT_ONCE)), len(units)
+        try:
+            tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tries).remote()
+            setup = ray.put(_WorkerSetup(maker.source, self.load, self.max_memory, maker.keep_maps, here))
+            if maker.source.shared:  # by a worker that ends, since a model may take all memory there is
+                _read_row(ray.get(ray.remote(num_cpus=1, max_calls=1)(_check_source).remote(setup)))
+            yield from self._make_parts(ray, units, (setup, tries))
+        except ray.exceptions.RayError as error:
+            reason = f"Ray failed: {last_line(error)}; expected {here} on each node. The run can be continued"
+            raise ServerError(reason) from error
+
+    def _make_parts(self, ray: Any, units: Sequence[Unit], arguments: tuple[Any, ...]) -> Generator[Part, None, None]:
+        batches, left = iter(self._dataset(ray, units, arguments).iter_batches(**_AT_ONCE)), len(units)
         try:
             for batch in batches:
                 left -= 1
                 yield _unpack_part(batch)
-        except ray.exceptions.RayError as error:
-            reason = f"Ray failed: {last_line(error)}; expected {here} on each node. The run can be continued"
-            raise ServerError(reason) from error
         finally:
             batches.close()
         if left:

@@ -56,6 +56,7 @@ def label(
     units: Sequence[Unit] | None = None,
     on_begin: Callable[[int, int], None] = lambda _inputs, _maps: None,
     advance: Advance = lambda _inputs, _maps: None,
+    on_failures: Callable[[Failures], None] = lambda _failures: None,
 ) -> RunResult:
     """Labels all units of the source into the folder ``output``, or those that an earlier run left undone.
 
@@ -69,6 +70,7 @@ def label(
         units: Units of the source, where they are known already.
         on_begin: Called with the inputs and maps of earlier runs.
         advance: Called with the inputs and maps done since the last call.
+        on_failures: Called with the failures of a part when it is finished.
 
     Raises:
         InvalidSettingsError: ``output`` holds a run of other inputs or settings, or something else.
@@ -95,14 +97,20 @@ def label(
         left = [unit for unit in work if unit.number not in done]
         with closing((engine or in_process)(left, maker, advance)) as parts:
             try:
-                unwritten = _keep_parts(folder, parts, {unit.number: unit for unit in left}, maker)
+                unwritten = _keep_parts(folder, parts, {unit.number: unit for unit in left}, maker, on_failures)
             except SourceError:
                 folder.forget_request()
                 raise
         return _finish(folder, len(before), unwritten)
 
 
-def _keep_parts(folder: RunFolder, parts: Iterator[Part], units: Mapping[int, Unit], maker: PartMaker) -> Failures:
+def _keep_parts(
+    folder: RunFolder,
+    parts: Iterator[Part],
+    units: Mapping[int, Unit],
+    maker: PartMaker,
+    on_failures: Callable[[Failures], None],
+) -> Failures:
     """Keeps parts as they come; returns the failures of inputs whose part could not be written."""
     lost: dict[int, Failures] = {}
     for part in parts:
@@ -111,6 +119,7 @@ def _keep_parts(folder: RunFolder, parts: Iterator[Part], units: Mapping[int, Un
         except OSError as error:
             failure = OutputError(f"part {part.number} could not be written: {error}")
             lost[part.number] = tuple(error_row(name, failure) for name in maker.source.names(units[part.number]))
+        on_failures(lost.get(part.number, part.errors))
     return tuple(error for number in sorted(lost) for error in lost[number])
 
 
