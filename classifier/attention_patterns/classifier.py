@@ -26,7 +26,7 @@ from attention_patterns.attention_map import (
 from attention_patterns.classification import Classification, MeasuredMaps, NetAnswer, Prediction, with_doubts
 from attention_patterns.errors import AbandonedError, InvalidDeclarationError, ShapeError
 from attention_patterns.measures import AttentionTo, SurveyedMaps, measure_attention_to, measure_evidence
-from attention_patterns.outputs import Tokenizer, inputs_of
+from attention_patterns.outputs import ModelInput, Tokenizer, inputs_of
 from attention_patterns.per_process import PerProcess
 from attention_patterns.programs.threads import start_pool
 from attention_patterns.rendering import Survey, find_causal, survey
@@ -142,8 +142,7 @@ class Classifier(ABC):
         )
         if renormalise:
             maps = divide_rows(maps, declaration)
-        result = with_doubts(self.classify_read(maps, declaration))
-        return replace(result, warnings=(*maps.warnings, *result.warnings))
+        return self._classify_input(maps, declaration)
 
     def classify_maps(
         self,
@@ -195,19 +194,25 @@ class Classifier(ABC):
         Args:
             outputs: Outputs of a model loaded with ``attn_implementation="eager"`` and called with
                 ``output_attentions=True``, or their ``attentions``; of an encoder-decoder, the encoder's
-                self-attention is taken.
+                self-attention is taken. Layers without attention, which hybrid models return as None, are left out: see
+                ``Classification.layers``.
             encoding: Result of the tokenizer; it holds the padding and, for pairs, the segments.
             tokenizer: The tokenizer, which names the tokens.
 
         Raises:
             InvalidAttentionError: The outputs hold no attention, or not that of ``encoding``.
         """
-        return [
-            self.classify(
-                each.attention, tokens=each.tokens, segments=each.segments, mask=each.mask, data_type=each.data_type
-            )
-            for each in inputs_of(outputs, encoding, tokenizer)
-        ]
+        return [self._classify_model_input(each) for each in inputs_of(outputs, encoding, tokenizer)]
+
+    def _classify_model_input(self, given: ModelInput) -> Classification:
+        maps = read_attention(given.attention, given.data_type)
+        declaration = read_declaration(maps.length, tokens=given.tokens, segments=given.segments, mask=given.mask)
+        return self._classify_input(replace(maps, axes=(given.layers, *maps.axes[1:])), declaration)
+
+    def _classify_input(self, maps: AttentionMaps, declaration: Declaration) -> Classification:
+        layers = dict(zip(maps.names, maps.axes, strict=True)).get("layer", ())
+        result = with_doubts(self.classify_read(maps, declaration))
+        return replace(result, layers=tuple(layers), warnings=(*maps.warnings, *result.warnings))
 
     def classify_read(
         self, maps: AttentionMaps, declaration: Declaration, oversight: Oversight = UNWATCHED

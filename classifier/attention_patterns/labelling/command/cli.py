@@ -14,6 +14,7 @@ import typer
 
 from attention_patterns.errors import AttentionPatternsError, InvalidSettingsError
 from attention_patterns.labelling.command.classifier_choice import ClassifierChoice
+from attention_patterns.labelling.command.failures import failures_of
 from attention_patterns.labelling.command.printing import (
     describe_tasks,
     print_comparison,
@@ -269,6 +270,7 @@ def run(
                     units=units,
                     on_begin=reporter.begin,
                     advance=reporter.advance,
+                    on_failures=reporter.fail,
                 )
         _report_result(result, compare_paper, log_format=log_format, quiet=quiet)
 
@@ -333,9 +335,16 @@ def _choose_engine(
 
 def _report_result(result: RunResult, compare_paper: str | None, *, log_format: LogFormat, quiet: bool) -> None:
     """Prints or logs the result of a run; exits with 1 where inputs failed."""
-    failed = len(result.errors)
+    failed, failures = len(result.errors), failures_of(result.errors)
     if log_format is LogFormat.JSON:
-        log_event("end", output=str(result.folder.path), inputs=result.inputs, maps=result.maps, failed=failed)
+        log_event(
+            "end",
+            output=str(result.folder.path),
+            inputs=result.inputs,
+            maps=result.maps,
+            failed=failed,
+            failures=failures.sentences,
+        )
     elif not quiet:
         print_result(SafeConsole(), result)
     if compare_paper is not None:
@@ -344,4 +353,6 @@ def _report_result(result: RunResult, compare_paper: str | None, *, log_format: 
         if log_format is LogFormat.TEXT:
             errors_file = result.folder.path / "errors.jsonl"
             print_error(f"{with_unit(failed, 'input')} failed, see {errors_file}")
+            for sentence in failures.sentences:
+                print_error(f"  {sentence}")
         raise typer.Exit(1)

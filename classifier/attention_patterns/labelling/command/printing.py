@@ -6,6 +6,7 @@ from datetime import timedelta
 import numpy as np
 
 from attention_patterns.errors import InvalidSettingsError
+from attention_patterns.labelling.command.failures import failures_of
 from attention_patterns.labelling.run.estimate import Estimate
 from attention_patterns.labelling.run.run import RunResult
 from attention_patterns.labelling.sources.memory import in_words
@@ -22,7 +23,6 @@ from attention_patterns.programs.terminal import (
 )
 
 _MOST_GRIDS = 4  # of a run over many tasks or models
-_MOST_ERRORS = 3
 _MOST_TASKS = 8
 
 
@@ -50,8 +50,8 @@ def print_estimate(result: Estimate) -> None:
     if result.seconds is not None:
         console.print(f"about {_format_duration(result.seconds)} on this machine")
     console.print(f"{with_unit(result.tried, 'input')} tried, {len(result.errors):,} failed; nothing was written")
-    for error in result.errors[:_MOST_ERRORS]:
-        console.print(f"  {error['input_id']}: {error['error']}: {error['message']}")
+    for sentence in failures_of(result.errors).sentences:
+        console.print(f"  {sentence}")
 
 
 def print_result(console: SafeConsole, result: RunResult) -> None:
