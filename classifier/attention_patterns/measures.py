@@ -111,8 +111,11 @@ class GroupSums:
     @cached_property
     def from_inside(self) -> NDArray[np.float64]:
         """Attention that S receives from its own query rows, float64 [maps]."""
-        maps, sent = self.surveyed.maps, self.sent
-        inside: NDArray[np.float64] = decode(maps.values[:, sent[:, None], sent[None, :]], maps.data_type).sum((1, 2))
+        maps, sent, kept = self.surveyed.maps, self.sent, self.surveyed.declaration.kept
+        rows: NDArray[np.float64] = decode(maps.values[:, sent[:, None], sent[None, :]], maps.data_type).sum(axis=2)
+        for n in np.flatnonzero(self.surveyed.survey.divided):
+            rows[n] /= decode(maps.values[n, sent[:, None], kept[None, :]], maps.data_type).sum(axis=1)
+        inside: NDArray[np.float64] = rows.sum(axis=1)
         return inside
 
     def share_from_outside(self) -> NDArray[np.float64]:

@@ -204,6 +204,10 @@ def test_a_dry_run_prints_an_estimate_and_writes_nothing(tmp_path, dumps):
         (["dumps", "-o", "t.txt"], "t.txt"),
         (["t.txt"], "t.txt is a file .txt, expected one of"),
         (["t.txt", "--model", MINILM, "--columns", "a,b,c"], "columns"),
+        (["t.txt"], "; t.txt is of texts, which a model reads: give --model NAME"),
+        (["texts"], "; t.tsv is of texts, which a model reads: give --model NAME"),
+        (["p.png"], "; p.png is of pictures, which a model reads: give --model NAME"),
+        (["five.npy", "--model", "m"], "five.npy is a dump of attention, which is read without --model"),
         (["dumps", "--columns", "a"], "--columns only applies with --model"),
         (["dumps", "--truncate"], "--truncate only applies with --model"),
         (["dumps", "--limit", "1", "--sample", "1"], "--limit and --sample exclude each other"),
@@ -227,6 +231,9 @@ def test_a_run_that_cannot_start_exits_with_2_and_a_message(tmp_path, dumps, mon
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "thesis.tex").touch()
     (tmp_path / "t.txt").write_text("a text\n")
+    (tmp_path / "p.png").touch()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "t.tsv").write_text("text\na\n")
     np.save("five.npy", np.broadcast_to(np.eye(9, dtype=np.float32), (2, 3, 1, 9, 9)))
     done = run(*arguments, *([] if "-o" in arguments else ["-o", "labels"]))
     assert done.exit_code == 2, done.output
@@ -302,6 +309,11 @@ def test_a_run_is_summed_up_again(tmp_path, dumps):
     assert done.exit_code == 0, done.output
     assert (tmp_path / "labels" / "summary.json").read_bytes() == before
     assert "Patterns on MRPC" in done.stdout
+    (tmp_path / "labels" / "summary.json").unlink()
+    wrong = invoke("summary", tmp_path / "labels", "--compare-paper", "CoLA")
+    assert wrong.exit_code == 2
+    assert "task 'CoLA' is not in the paper; expected one of" in wrong.stderr
+    assert not (tmp_path / "labels" / "summary.json").exists()
     nothing = invoke("summary", dumps)
     assert nothing.exit_code == 2
     assert f"'{dumps}' is not a run folder" in nothing.stderr
