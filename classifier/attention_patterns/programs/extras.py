@@ -71,7 +71,7 @@ def missing_package(package: str, *, needed_by: str) -> MissingExtraError:
 
 
 def install_command(name: str) -> str:
-    """Returns the command that adds an extra to this copy: of an index, a file or a repository, editable, or a checkout.
+    """Returns the command that adds an extra to this copy, from an index, a file or a repository, or to a checkout.
 
     The command is that of the installer that put this copy here, uv or pip, and names the Python of this process where
     the plain command would reach another one.
