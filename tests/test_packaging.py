@@ -1,5 +1,6 @@
 """The wheel in an empty environment, beside a user's files of any name; and the lowest versions are those tested."""
 
+import json
 import os
 import re
 import subprocess
@@ -10,10 +11,15 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 FIRST_EXAMPLE, FIRST_OUTPUT = re.search(r"```python\n(.*?)```\n```text\n(.*?)```", README, re.DOTALL).groups()
+LOCK = ROOT / "requirements/build.txt"
+BUILD = (Path(sys.executable).with_name("uv"), "build", "--wheel", "--require-build-hashes")
+BUILD += ("--preview-features", "build-dependency-hashes", "--python", sys.executable)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -21,7 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def wheel(tmp_path_factory):
     """The wheel as it is published."""
     folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder, folder=ROOT)
+    run(*BUILD, "--build-constraints", LOCK, "--out-dir", folder, folder=ROOT)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -50,6 +56,39 @@ def start(*command, folder):
     return subprocess.run(
         [*map(str, command)], check=False, cwd=folder, env=clean, capture_output=True, text=True, timeout=300
     )
+
+
+def test_a_build_by_other_packages_than_the_locked_ones_is_refused(tmp_path):
+    tampered = tmp_path / "build.txt"
+    tampered.write_text(re.sub("sha256:.", "sha256:f", LOCK.read_text()))
+    done = start(*BUILD, "--build-constraints", tampered, "--out-dir", tmp_path, folder=ROOT)
+    assert done.returncode != 0
+    assert "Hash mismatch" in done.stderr
+    assert not list(tmp_path.glob("*.whl"))
+
+
+def test_the_lock_of_the_build_is_that_of_its_backend():
+    assert set(PROJECT["build-system"]["requires"]) <= set(PROJECT["dependency-groups"]["build"])
+
+
+def test_the_bill_of_materials_is_the_lock_of_the_service(tmp_path):
+    """By the command of ``make sbom``; valid CycloneDX, with each package, its version and its hashes."""
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    (command,) = re.findall(r"^\t\$\(RUN\) (.*cyclonedx_py.*)$", makefile, re.MULTILINE)
+    file = tmp_path / "sbom.json"
+    run(sys.executable, *command.replace("dist/sbom.cdx.json", str(file)).split(), folder=ROOT)
+    bill = json.loads(file.read_text())
+    errors = JsonStrictValidator(SchemaVersion.from_version(bill["specVersion"])).validate_str(file.read_text())
+    assert errors is None
+    lock = (ROOT / "requirements/serve.txt").read_text()
+    pins = set(re.findall(r"^([a-z0-9-]+)==([^\s\\;]+)", lock, re.MULTILINE))
+    assert {(part["name"], part["version"]) for part in bill["components"]} == pins
+    parts = [bill["metadata"]["component"], *bill["components"]]
+    assert (parts[0]["name"], parts[0]["version"]) == ("attention-patterns", PROJECT["project"]["version"])
+    listed = {
+        sha["content"] for part in parts[1:] for reference in part["externalReferences"] for sha in reference["hashes"]
+    }
+    assert listed == set(re.findall("--hash=sha256:([0-9a-f]{64})", lock))
 
 
 def test_the_wheel_holds_library_and_service_alone(wheel):

@@ -3,6 +3,7 @@
 errors.py              the tree of everything raised on purpose
 patterns.py            the five patterns
 special_tokens.py      special tokens by name
+per_process.py         objects that a forked process makes anew
 attention_map.py       an array of attention maps and what the caller declares of it, checked
 kernel.py              the one compiled pass that checks, renders and measures maps
 row_sums.py            rows that do not sum to 1 and are taken all the same

@@ -269,7 +269,7 @@ def read_declaration(
 
     Raises:
         TokensError: The tokens do not match the length.
-        TokenGroupsError: A group's name is taken, or a position is outside the map.
+        TokenGroupsError: A group's name is empty or taken, or a position is outside the map.
         SegmentsError: The segments do not match the length.
         PaddingError: ``valid_length`` or ``mask`` does not fit.
     """
@@ -337,7 +337,10 @@ def _read_groups(
 ) -> tuple[TokenGroup, ...]:
     groups = [TokenGroup(n, np.array(p, np.int64)) for n, p in special_token_positions(tokens or ()).items()]
     special = {group.name for group in groups}
+    member = np.empty(length, np.bool_)
     for name, positions in (declared or {}).items():
+        if not name:
+            raise TokenGroupsError(f"a token group has the name {name!r}, expected at least one character")
         if name in special:
             raise TokenGroupsError(f"token group {name!r} has the name of a special token of this input")
         sent = _read_array(list(positions), f"token group {name!r}", TokenGroupsError)
@@ -345,7 +348,9 @@ def _read_groups(
             raise TokenGroupsError(
                 f"token group {name!r} has positions {sent.tolist()!r:.80}, expected integers from 0 to {length - 1}"
             )
-        inside = np.flatnonzero(np.isin(kept, sent)).astype(np.int64)
+        member[:] = False
+        member[sent] = True
+        inside = np.flatnonzero(member[kept]).astype(np.int64)
         if inside.size == 0:
             raise TokenGroupsError(f"token group {name!r} lies wholly in the padding")
         groups.append(TokenGroup(name, inside))

@@ -1,18 +1,20 @@
 """The model bundle: a folder of ``model.onnx``, ``bundle.json`` and ``MODEL_CARD.md``."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from attention_patterns.errors import BundleError
 from attention_patterns.patterns import PATTERN_NAMES
+from attention_patterns.programs.outside_files import JsonObject, read_regular_file
 from attention_patterns.rendering import CHANNELS, RENDERING_VERSION
 
 BUNDLED = Path(__file__).parent / "assets" / "model"
+_MOST_DESCRIPTION_BYTES, _MOST_NET_BYTES = 1 << 20, 256 << 20
+_LONGEST_NAME = 100  # characters
+_DECILES = 9
 
 
 @dataclass(frozen=True)
@@ -53,38 +55,56 @@ class ModelBundle:
         """
         folder = BUNDLED if folder is None else Path(folder)
         try:
-            content: dict[str, Any] = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-            actual = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
-        except (OSError, ValueError) as error:
+            return cls._read(folder)
+        except OSError as error:
             raise BundleError(f"model bundle {folder} cannot be read: {error}") from error
+        except ValueError as error:
+            raise BundleError(f"model bundle {folder}: {error}") from error
+
+    @classmethod
+    def _read(cls, folder: Path) -> "ModelBundle":
+        content = JsonObject.read(folder / "bundle.json", most=_MOST_DESCRIPTION_BYTES)
         expected = {
             "classes": PATTERN_NAMES.tolist(),
             "channels": CHANNELS,
             "rendering_version": RENDERING_VERSION,
-            "sha256": actual,
+            "sha256": hashlib.sha256(_read_net(folder)).hexdigest(),
         }
         for key, value in expected.items():
-            if content.get(key) != value:
-                raise BundleError(f"model bundle {folder}: {key} is {content.get(key)!r}, expected {value!r}")
-        try:
-            return cls(
-                folder=folder,
-                name=str(content["name"]),
-                version=str(content["version"]),
-                sha256=actual,
-                image_size=int(content["image_size"]),
-                rendering_version=int(content["rendering_version"]),
-                uncertain_below=float(content["uncertain_below"]),
-                dataset_sha256=str(content["dataset_sha256"]),
-                metrics=MappingProxyType({str(k): float(v) for k, v in content["metrics"].items()}),
-                reference=MappingProxyType(
-                    {str(k): tuple(float(edge) for edge in v) for k, v in content.get("reference", {}).items()}
-                ),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BundleError(f"model bundle {folder}: bundle.json has no valid {error}") from error
+            content.equal(key, value)
+        metrics, reference = content.mapping("metrics"), content.mapping("reference", missing={})
+        return cls(
+            folder=folder,
+            name=content.text("name", longest=_LONGEST_NAME),
+            version=content.text("version", longest=_LONGEST_NAME),
+            sha256=content.sha256("sha256"),
+            image_size=content.integer("image_size", least=8, most=512),
+            rendering_version=RENDERING_VERSION,
+            uncertain_below=content.number("uncertain_below", least=0, most=1),
+            dataset_sha256=content.sha256("dataset_sha256"),
+            metrics=MappingProxyType({figure: metrics.number(figure) for figure in metrics.values}),
+            reference=MappingProxyType(
+                {feature: reference.numbers(feature, count=_DECILES) for feature in reference.values}
+            ),
+        )
+
+    def read_net(self) -> bytes:
+        """Returns the content of ``model.onnx``.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It is not the file that the bundle was read with.
+        """
+        net = _read_net(self.folder)
+        if hashlib.sha256(net).hexdigest() != self.sha256:
+            raise ValueError("the file was replaced while the bundle was read")
+        return net
 
     @property
     def model_path(self) -> Path:
         """The file of the net, in ONNX."""
         return self.folder / "model.onnx"
+
+
+def _read_net(folder: Path) -> bytes:
+    return read_regular_file(folder / "model.onnx", most=_MOST_NET_BYTES)

@@ -34,6 +34,8 @@ class Classification:
         too_short: Whether there are fewer than 8 tokens, which the annotation guide does not label.
         model: Name and version of the net, "name version".
         warnings: Sentences on what may be wrong with the input.
+        layers: Index in the model of each layer, where the leading axes have layers; else (). They rise from 0, with
+            gaps where ``classify_outputs`` was given layers without attention.
     """
 
     patterns: NDArray[np.str_]
@@ -48,6 +50,7 @@ class Classification:
     too_short: bool
     model: str
     warnings: tuple[str, ...]
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -26,8 +25,10 @@ from attention_patterns.attention_map import (
 )
 from attention_patterns.classification import Classification, MeasuredMaps, NetAnswer, Prediction, with_doubts
 from attention_patterns.errors import AbandonedError, InvalidDeclarationError, ShapeError
-from attention_patterns.measures import SurveyedMaps, measure_attention_to, measure_evidence
-from attention_patterns.outputs import Tokenizer, inputs_of
+from attention_patterns.measures import AttentionTo, SurveyedMaps, measure_attention_to, measure_evidence
+from attention_patterns.outputs import ModelInput, Tokenizer, inputs_of
+from attention_patterns.per_process import PerProcess
+from attention_patterns.programs.threads import start_pool
 from attention_patterns.rendering import Survey, find_causal, survey
 from attention_patterns.row_sums import divide_rows
 
@@ -40,7 +41,8 @@ class Oversight:
     """The functions by which a caller follows and ends a call; several threads call them at once.
 
     Attributes:
-        wanted: Asked before each span of maps; once it answers False the call raises AbandonedError.
+        wanted: Asked before each span of maps and each group of tokens; once it answers False the call raises
+            AbandonedError.
         spent: Receives a stage, "render" or "classify", and the seconds that a span took in it.
         seen: Receives the images of a span and the net's answer to them.
     """
@@ -48,6 +50,15 @@ class Oversight:
     wanted: Callable[[], bool] = lambda: True
     spent: Callable[[str, float], None] = lambda _stage, _seconds: None
     seen: Callable[[NDArray[np.uint8], NetAnswer], None] = lambda _images, _answer: None
+
+    def check(self) -> None:
+        """Asks whether the answer is still wanted.
+
+        Raises:
+            AbandonedError: It is not.
+        """
+        if not self.wanted():
+            raise AbandonedError("the call was cancelled or its deadline is over")
 
 
 UNWATCHED = Oversight()
@@ -61,12 +72,13 @@ class Classifier(ABC):
     """A classifier of attention maps: it renders and measures maps in this process, and has a net read the images.
 
     Every way in ends in ``classify_read``, so that no two can answer differently. Subclasses decide where the net runs:
-    they have ``image_size`` and ``classify_images``. Safe to share between threads.
+    they have ``image_size`` and ``classify_images``. Safe to share between threads and with forked processes.
     """
 
     def __init__(self, *, threads: int | None = None) -> None:
         """Uses ``threads`` cores, all by default."""
-        self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), thread_name_prefix="classify")
+        count = threads or len(os.sched_getaffinity(0))
+        self._threads = PerProcess(lambda: start_pool(count, "classify"))
         self._caller = _Caller()
 
     @property
@@ -130,8 +142,7 @@ class Classifier(ABC):
         )
         if renormalise:
             maps = divide_rows(maps, declaration)
-        result = with_doubts(self.classify_read(maps, declaration))
-        return replace(result, warnings=(*maps.warnings, *result.warnings))
+        return self._classify_input(maps, declaration)
 
     def classify_maps(
         self,
@@ -183,19 +194,25 @@ class Classifier(ABC):
         Args:
             outputs: Outputs of a model loaded with ``attn_implementation="eager"`` and called with
                 ``output_attentions=True``, or their ``attentions``; of an encoder-decoder, the encoder's
-                self-attention is taken.
+                self-attention is taken. Layers without attention, which hybrid models return as None, are left out: see
+                ``Classification.layers``.
             encoding: Result of the tokenizer; it holds the padding and, for pairs, the segments.
             tokenizer: The tokenizer, which names the tokens.
 
         Raises:
             InvalidAttentionError: The outputs hold no attention, or not that of ``encoding``.
         """
-        return [
-            self.classify(
-                each.attention, tokens=each.tokens, segments=each.segments, mask=each.mask, data_type=each.data_type
-            )
-            for each in inputs_of(outputs, encoding, tokenizer)
-        ]
+        return [self._classify_model_input(each) for each in inputs_of(outputs, encoding, tokenizer)]
+
+    def _classify_model_input(self, given: ModelInput) -> Classification:
+        maps = read_attention(given.attention, given.data_type)
+        declaration = read_declaration(maps.length, tokens=given.tokens, segments=given.segments, mask=given.mask)
+        return self._classify_input(replace(maps, axes=(given.layers, *maps.axes[1:])), declaration)
+
+    def _classify_input(self, maps: AttentionMaps, declaration: Declaration) -> Classification:
+        layers = dict(zip(maps.names, maps.axes, strict=True)).get("layer", ())
+        result = with_doubts(self.classify_read(maps, declaration))
+        return replace(result, layers=tuple(layers), warnings=(*maps.warnings, *result.warnings))
 
     def classify_read(
         self, maps: AttentionMaps, declaration: Declaration, oversight: Oversight = UNWATCHED
@@ -217,7 +234,10 @@ class Classifier(ABC):
             InvalidAttentionError: A map is not a self-attention map; subclasses name why.
             AbandonedError: The caller does not want the answer any more.
         """
-        causal, size = find_causal(maps, declaration, map if self._caller.alone else self._pool.map), self.image_size
+        causal, size = (
+            find_causal(maps, declaration, map if self._caller.alone else self._threads.get().map),
+            self.image_size,
+        )
 
         def render(begin: int, end: int) -> Survey:
             started = time.perf_counter()
@@ -231,11 +251,14 @@ class Classifier(ABC):
             images=whole.images,
             causal=whole.causal.reshape(maps.leading),
             evidence=measure_evidence(surveyed),
-            attention_to=MappingProxyType(
-                {group.name: measure_attention_to(surveyed, group) for group in declaration.groups}
-            ),
+            attention_to=MappingProxyType(dict(self._measure_groups(surveyed, oversight))),
             declaration=declaration.warn(*whole.warnings),
         )
+
+    def _measure_groups(self, surveyed: SurveyedMaps, oversight: Oversight) -> Iterator[tuple[str, AttentionTo]]:
+        for group in surveyed.declaration.groups:
+            oversight.check()
+            yield group.name, measure_attention_to(surveyed, group)
 
     def classify_measured(
         self, inputs: Sequence[MeasuredMaps], oversight: Oversight = UNWATCHED
@@ -266,11 +289,10 @@ class Classifier(ABC):
         """Works on maps ``begin`` to ``end - 1`` of each span, side by side on the cores."""
 
         def work_if_wanted(begin: int, end: int) -> _Result:
-            if not oversight.wanted():
-                raise AbandonedError("the call was cancelled or its deadline is over")
+            oversight.check()
             return work(begin, end)
 
         bounds = list(pairwise([*range(0, count, SPAN), count]))
         if len(bounds) == 1 or self._caller.alone:  # the calling thread waits anyway
             return [work_if_wanted(*span) for span in bounds]
-        return list(self._pool.map(work_if_wanted, *zip(*bounds, strict=True)))
+        return list(self._threads.get().map(work_if_wanted, *zip(*bounds, strict=True)))

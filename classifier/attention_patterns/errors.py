@@ -12,7 +12,7 @@ AttentionPatternsError
 │   └── NotCausalError              declared causal, but attends above the diagonal
 ├── InvalidDeclarationError     a declaration of the caller does not fit the input
 │   ├── TokensError                 tokens do not match the length
-│   ├── TokenGroupsError            a group's name is taken or a position is outside
+│   ├── TokenGroupsError            a group's name is empty or taken, or a position is outside
 │   ├── SegmentsError               segments do not match the length
 │   ├── PaddingError                valid_length or mask does not fit
 │   ├── SelectionError              a selected layer or head is not in the tensor
@@ -24,11 +24,13 @@ AttentionPatternsError
 ├── OutputError                 a part of the output could not be written
 ├── AbandonedError              the caller does not want the answer any more
 └── ServerError                 the server could not be reached, refused the call or failed
+    ├── UnreachableError            the server could not be reached, or is stopping
     ├── MessageError                a message is not of the contract
-    ├── MessageTooLargeError        a message is over the server's limit
-    ├── RequestLimitError           a request holds more or longer maps than the server takes
-    ├── OverloadedError             the server has as much to do as it takes
-    ├── RateLimitError              the token's share is used up
+    ├── LimitError                  a limit of the server is reached
+    │   ├── MessageTooLargeError        a message is over the server's limit
+    │   ├── RequestLimitError           a request holds more or longer maps than the server takes
+    │   ├── OverloadedError             the server has as much to do as it takes
+    │   └── RateLimitError              the token's share is used up
     ├── AuthenticationError         the token is missing or not known
     ├── UnknownModelError           the server does not serve that model, or not in that version
     ├── VersionError                the server speaks another contract or reads another rendering
@@ -86,7 +88,7 @@ class TokensError(InvalidDeclarationError):
 
 
 class TokenGroupsError(InvalidDeclarationError):
-    """A token group's name is taken or one of its positions is outside the map."""
+    """A token group's name is empty or taken, or one of its positions is outside the map."""
 
 
 class SegmentsError(InvalidDeclarationError):
@@ -130,26 +132,50 @@ class AbandonedError(AttentionPatternsError):
 
 
 class ServerError(AttentionPatternsError):
-    """The server could not be reached, refused the call or failed."""
+    """The server could not be reached, refused the call or failed.
+
+    Attributes:
+        retry_after: Seconds after which the same call may succeed; None where it will not.
+    """
+
+    retry_after: float | None = None
 
 
-class MessageTooLargeError(ServerError):
-    """A message is over the server's limit."""
+class UnreachableError(ServerError):
+    """The server could not be reached, or is stopping."""
 
 
 class MessageError(ServerError):
     """A message is not of the contract."""
 
 
-class RequestLimitError(ServerError):
+class LimitError(ServerError):
+    """A limit of the server is reached.
+
+    Attributes:
+        name: Name of the limit; "" where the server did not give it.
+        limit: Its value; None where the server did not give it.
+    """
+
+    def __init__(self, message: str, *, name: str = "", limit: float | None = None) -> None:
+        super().__init__(message)
+        self.name = name
+        self.limit = limit
+
+
+class MessageTooLargeError(LimitError):
+    """A message is over the server's limit."""
+
+
+class RequestLimitError(LimitError):
     """A request holds more maps, or longer ones, than the server takes."""
 
 
-class OverloadedError(ServerError):
+class OverloadedError(LimitError):
     """The server has as much to do as it takes; the same call may succeed later."""
 
 
-class RateLimitError(ServerError):
+class RateLimitError(LimitError):
     """The token's share of calls is used up for now."""
 
 

@@ -4,6 +4,7 @@ Contract, Open Inference, tables, report and baselines take the names, their ord
 (``read_measures``): a new measure is one more field here and, on the wire, one more field of the contract.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from attention_patterns.attention_map import AttentionMaps, Declaration, TokenGr
 from attention_patterns.rendering import Survey
 
 _Class = TypeVar("_Class", bound=type)
+_CELLS = 1 << 20  # cells that are copied at a time: a group of all tokens would copy the maps four times over
 GUIDE = "annotation guide"  # the source of a pattern's elements
 _CLARK, _KOVALEVA = "Clark et al. 2019, section {}", "Kovaleva et al. 2019, section {}"
 
@@ -111,12 +113,28 @@ class GroupSums:
     @cached_property
     def from_inside(self) -> NDArray[np.float64]:
         """Attention that S receives from its own query rows, float64 [maps]."""
-        maps, sent, kept = self.surveyed.maps, self.sent, self.surveyed.declaration.kept
-        rows: NDArray[np.float64] = decode(maps.values[:, sent[:, None], sent[None, :]], maps.data_type).sum(axis=2)
-        for n in np.flatnonzero(self.surveyed.survey.divided):
-            rows[n] /= decode(maps.values[n, sent[:, None], kept[None, :]], maps.data_type).sum(axis=1)
-        inside: NDArray[np.float64] = rows.sum(axis=1)
+        maps, sent = self.surveyed.maps, self.sent
+        inside = np.zeros(len(maps.values))
+        rows = max(1, _CELLS // self.size)
+        together = max(1, rows // self.size)  # maps
+        for begin in range(0, len(inside), together):
+            block = maps.values[begin : begin + together]
+            for first in range(0, self.size, rows):
+                cells = block[:, sent[first : first + rows, None], sent[None, :]]
+                inside[begin : begin + together] += decode(cells, maps.data_type).sum((1, 2))
+        firsts = range(0, self.size, rows)
+        for n in np.flatnonzero(self.surveyed.survey.divided).tolist():
+            inside[n] = math.fsum(self._inside_of_divided(n, sent[first : first + rows]) for first in firsts)
         return inside
+
+    def _inside_of_divided(self, n: int, rows: NDArray[np.int64]) -> float:
+        """Returns the attention of some of S's rows to S, in a map whose rows were divided by their sums."""
+        maps, kept = self.surveyed.maps, self.surveyed.declaration.kept
+        inside, sums = (
+            decode(maps.values[n, rows[:, None], columns[None, :]], maps.data_type).sum(axis=1)
+            for columns in (self.sent, kept)
+        )
+        return float((inside / sums).sum())
 
     def share_from_outside(self) -> NDArray[np.float64]:
         """Returns the share over the query rows outside S, float64 [maps]; NaN where there are none."""

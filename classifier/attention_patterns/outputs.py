@@ -23,6 +23,7 @@ class ModelInput:
 
     Attributes:
         attention: Stack [layers, heads, L, L], padding included; float32, float16, float64, or bfloat16 bits in uint16.
+        layers: Index in the model of each of these layers; a model has more where some have no attention.
         tokens: The L tokens.
         segments: Segment of each token, int64 [L]; None where the encoding holds none.
         mask: Flags [L], False = padding; None where the encoding holds no attention mask.
@@ -30,6 +31,7 @@ class ModelInput:
     """
 
     attention: NDArray[Any]
+    layers: tuple[int, ...]
     tokens: tuple[str, ...]
     segments: NDArray[np.int64] | None
     mask: NDArray[np.bool_] | None
@@ -86,17 +88,20 @@ def _find_layers(outputs: object) -> Sequence[Any]:
 
 
 def _are_layers(values: object) -> bool:
-    """Returns whether values are layers, each [batch, heads, L, L], or their stack."""
+    """Returns whether values are layers, each [batch, heads, L, L] or None without attention, or their stack."""
     if isinstance(values, (tuple, list)):
-        return bool(values) and all(len(getattr(layer, "shape", ())) == len(_AXES) for layer in values)
+        sizes = {len(getattr(layer, "shape", ())) for layer in values if layer is not None}
+        return sizes == {len(_AXES)}
     return len(getattr(values, "shape", ())) == 1 + len(_AXES)
 
 
-def inputs_of_layers(layers: Sequence[Any], encoding: Mapping[str, Any], tokenizer: Tokenizer) -> Iterator[ModelInput]:
+def inputs_of_layers(
+    layers: Sequence[Any | None], encoding: Mapping[str, Any], tokenizer: Tokenizer
+) -> Iterator[ModelInput]:
     """Yields the inputs of a batch as ``inputs_of`` does, from layers such as ``outputs.decoder_attentions``.
 
     Args:
-        layers: The layers, each [batch, heads, L, L].
+        layers: The layers, each [batch, heads, L, L], or None for a layer without attention.
         encoding: As in ``inputs_of``.
         tokenizer: As in ``inputs_of``.
 
@@ -110,49 +115,43 @@ def inputs_of_layers(layers: Sequence[Any], encoding: Mapping[str, Any], tokeniz
             "picture classify torch.stack(outputs.attentions)"
         )
     ids = np.atleast_2d(_array(encoding["input_ids"]))
-    shapes = _check_shapes(layers)
+    present = {index: layer for index, layer in enumerate(layers) if layer is not None}
+    shapes = _check_shapes(present)
     if any(shape != (len(ids), *shapes[0][1:]) for shape in shapes):
         raise ShapeError(
             f"attentions have shapes {', '.join(sorted(str(list(shape)) for shape in set(shapes)))}, expected "
             f"one shape [batch, heads, L, L] with a batch of {len(ids)}, that of input_ids"
         )
-    return (_take_row(layers, encoding, tokenizer, row) for row in range(len(ids)))
+    return (_take_row(present, encoding, tokenizer, row) for row in range(len(ids)))
 
 
-def _check_shapes(layers: Sequence[Any]) -> list[tuple[int, ...]]:
-    if len(layers) == 0:
+def _check_shapes(layers: Mapping[int, Any]) -> list[tuple[int, ...]]:
+    if not layers:
         raise ShapeError(f"outputs hold attentions of no layer; {_EAGER}")
-    shapes = [tuple(getattr(layer, "shape", ())) for layer in layers]
-    for index, shape in enumerate(shapes):
+    shapes = {index: tuple(getattr(layer, "shape", ())) for index, layer in layers.items()}
+    for index, shape in shapes.items():
         if len(shape) != len(_AXES):
-            layer = layers[index]
-            kind = "None" if layer is None else f"{type(layer).__name__} of shape {list(shape)}"
-            hint = next(hint for fits, hint in _HINTS if fits(layer, shapes))
+            kind = f"{type(layers[index]).__name__} of shape {list(shape)}"
+            hint = next(hint for fits, hint in _HINTS if fits(layers[index]))
             raise ShapeError(f"attentions[{index}] is {kind}, expected [{', '.join(_AXES)}]; {hint}")
-    return shapes
+    return list(shapes.values())
 
 
-_HINTS: tuple[tuple[Callable[[Any, Sequence[tuple[int, ...]]], bool], str], ...] = (
+_HINTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (
-        lambda layer, _: _are_layers(layer),
+        _are_layers,
         "an entry per generated token, as of generate(): hand in outputs.attentions[0], the layers over the prompt, or "
         "call the model itself on the whole text",
     ),
     (
-        lambda layer, shapes: layer is None and any(shapes),
-        "this layer has no attention: hand in those that have, [layer for layer in outputs.attentions if layer is not "
-        "None]",
-    ),
-    (lambda layer, _: layer is None, _EAGER),
-    (
-        lambda layer, _: len(getattr(layer, "shape", ())) == len(_AXES) - 1,
+        lambda layer: len(getattr(layer, "shape", ())) == len(_AXES) - 1,
         "the axis of the batch is missing: hand in outputs of a batch, or each layer as layer[None]",
     ),
-    (lambda _layer, _shapes: True, "hand in the attentions as the model returns them"),
+    (lambda _layer: True, "hand in the attentions as the model returns them"),
 )
 
 
-def _take_row(layers: Sequence[Any], encoding: Mapping[str, Any], tokenizer: Tokenizer, row: int) -> ModelInput:
+def _take_row(layers: Mapping[int, Any], encoding: Mapping[str, Any], tokenizer: Tokenizer, row: int) -> ModelInput:
     def read_row(name: str) -> NDArray[Any] | None:
         values = encoding.get(name)
         return None if values is None else np.atleast_2d(_array(values))[row]
@@ -160,11 +159,12 @@ def _take_row(layers: Sequence[Any], encoding: Mapping[str, Any], tokenizer: Tok
     ids, mask = np.atleast_2d(_array(encoding["input_ids"]))[row], read_row("attention_mask")
     types = read_row("token_type_ids")
     return ModelInput(
-        attention=np.stack([_array(layer[row]) for layer in layers]),
+        attention=np.stack([_array(layer[row]) for layer in layers.values()]),
+        layers=tuple(layers),
         tokens=tuple(tokenizer.convert_ids_to_tokens(ids.tolist())),
         segments=segments_of(encoding, row, types),
         mask=None if mask is None else mask.astype(np.bool_),
-        data_type="bfloat16" if _is_bfloat16(layers[0]) else None,
+        data_type="bfloat16" if _is_bfloat16(next(iter(layers.values()))) else None,
     )
 
 

@@ -1,6 +1,5 @@
 """The net at work: images in, probabilities out, run by onnxruntime."""
 
-import hashlib
 import os
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from attention_patterns.bundle import ModelBundle
 from attention_patterns.errors import BundleError
 from attention_patterns.patterns import PATTERNS
+from attention_patterns.per_process import PerProcess
 from attention_patterns.rendering import CHANNELS
 
 
@@ -24,22 +24,28 @@ class NetSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # callers run side by side instead, so that rendering and inference overlap
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised as well, and writing them would wait for a reader
         try:
-            net = bundle.model_path.read_bytes()
-            if hashlib.sha256(net).hexdigest() != bundle.sha256:
-                raise ValueError("the file was replaced while the bundle was read")
-            self._session = onnxruntime.InferenceSession(net, options, providers=["CPUExecutionProvider"])
+            net = bundle.read_net()
+            # A fork may come while a thread allocates, and the session's allocator would stay locked in the child.
+            self._session = PerProcess(
+                lambda: onnxruntime.InferenceSession(net, options, providers=["CPUExecutionProvider"])
+            )
             self._probe(bundle.image_size)
         except Exception as error:  # a file from outside; onnxruntime's errors have no common base
             raise BundleError(f"{bundle.model_path} cannot be run: {error}") from error
 
     def _probe(self, size: int) -> None:
-        shape = self.probabilities(np.zeros((1, CHANNELS, size, size), np.uint8)).shape
-        if shape != (1, len(PATTERNS)):
-            raise ValueError(f"the net answers shape {shape}, expected {(1, len(PATTERNS))}")
+        """Refuses a net that does not answer probabilities to two images."""
+        images = np.zeros((2, CHANNELS, size, size), np.uint8)
+        images[1] = np.random.default_rng(0).integers(0, 256, images[1].shape)
+        answer = self.probabilities(images)
+        if answer.shape != (2, len(PATTERNS)):
+            raise ValueError(f"the net answers shape {answer.shape} to two images, expected {(2, len(PATTERNS))}")
+        if not ((answer >= 0).all() and np.allclose(answer.sum(axis=1), 1, atol=1e-3)):
+            raise ValueError(f"the net answers {answer.tolist()}, expected probabilities that sum to 1")
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns the probabilities float32 [maps, 5] of images uint8 [maps, 3, size, size]."""
-        (output,) = self._session.run(["probabilities"], {"images": images})
+        (output,) = self._session.get().run(["probabilities"], {"images": images})
         return np.asarray(output, np.float32)

@@ -1,11 +1,13 @@
 """The gRPC server of the classifier, and its client; each is loaded when it is first used.
 
-client.py  the client: the library's calls, answered by a server
-limits.py  the limits of a server, and the checks against them
-contract/  messages and the library's types, translated both ways
-server/    the server
-command/   the ``attention-serve`` command
-pb/        code generated from the contract
+client.py      the client: the library's calls, answered by a server
+connection.py  the connection of a client: options, address, advice where it fails
+retries.py     calls that are repeated while the server is away or busy
+limits.py      the limits of a server, and the checks against them
+contract/      messages and the library's types, translated both ways
+server/        the server
+command/       the ``attention-serve`` command
+pb/            code generated from the contract
 """
 
 from importlib import import_module

@@ -1,10 +1,10 @@
 """The client: the library's calls, answered by a server."""
 
-import json
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self, TypeVar
 
@@ -16,7 +16,9 @@ from attention_patterns.attention_map import AttentionMaps, Declaration
 from attention_patterns.classification import Classification, NetAnswer
 from attention_patterns.classifier import UNWATCHED, Classifier, Oversight
 from attention_patterns.errors import AttentionPatternsError, MessageTooLargeError, ModelReplacedError, VersionError
+from attention_patterns.per_process import PerProcess
 from attention_patterns.rendering import CHANNELS, RENDERING_VERSION, find_causal
+from attention_patterns_service.connection import Address, advise, open_channel
 from attention_patterns_service.contract.chunks import cut_into_chunks
 from attention_patterns_service.contract.converters import (
     HEADS,
@@ -30,40 +32,45 @@ from attention_patterns_service.contract.converters import (
 from attention_patterns_service.contract.errors import error_of_call
 from attention_patterns_service.contract.model_info import CONTRACT_VERSION, ModelInfo, model_info_of
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
+from attention_patterns_service.retries import Retries
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["AttentionPatternService"].full_name
 _FRAME_BYTES = 256  # most bytes of a message besides the values and the declarations
 _IMAGES = 144  # most images in a message: a megabyte
 _SENDERS = 4  # most chunks of a tensor under way at a time
-# Every call may be repeated: the server keeps nothing. gRPC makes at most five attempts, here over some ten seconds,
-# in which a server that is restarted is back.
-_SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [
-        {
-            "name": [{"service": _SERVICE}],
-            "retryPolicy": {
-                "maxAttempts": 5,
-                "initialBackoff": "0.5s",
-                "backoffMultiplier": 2,
-                "maxBackoff": "5s",
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
+_METHODS: dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Any]]] = {  # how requests are written, answers read
+    "ClassifyHeads": (HEADS.write, pb.ClassifyHeadsResponse.FromString),
+    "ClassifyImages": (IMAGES.write, pb.ClassifyImagesResponse.FromString),
+    "GetModel": (pb.GetModelRequest.SerializeToString, pb.GetModelResponse.FromString),
 }
-_OPTIONS = [
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    ("grpc.per_rpc_retry_buffer_size", 1 << 30),  # a message over this size would not be sent again
-    ("grpc.keepalive_time_ms", 30_000),  # a connection whose other end is gone is noticed
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
-]
 
 Reduce = Literal["auto", "always", "never"]
 _Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The line of one process to the server.
+
+    Attributes:
+        channel: The channel.
+        methods: The methods by their names.
+        senders: Threads that send chunks side by side.
+    """
+
+    channel: grpc.Channel
+    methods: Mapping[str, Callable[..., Any]]
+    senders: ThreadPoolExecutor
+
+    @classmethod
+    def open(cls, endpoint: str, credentials: grpc.ChannelCredentials | None) -> "_Line":
+        """Opens a line, which connects on the first call."""
+        channel = open_channel(endpoint, credentials)
+        methods = {
+            name: channel.unary_unary(f"/{_SERVICE}/{name}", request_serializer=write, response_deserializer=read)
+            for name, (write, read) in _METHODS.items()
+        }
+        return cls(channel, methods, ThreadPoolExecutor(_SENDERS, thread_name_prefix="send"))
 
 
 class Client(Classifier):
@@ -71,8 +78,8 @@ class Client(Classifier):
 
     The client sends the maps, a large tensor in chunks, or reduces them first and sends images of 7 KB per map. All
     calls raise ServerError when the server cannot be reached, refuses, fails, or does not answer in time; subclasses
-    name which. A call is repeated for about ten seconds while the server is unavailable. A context manager; safe to
-    share between threads.
+    name which. A call is repeated while the server is away or busy. A context manager; safe to share between threads
+    and with forked processes, which connect anew.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class Client(Classifier):
         endpoint: str,
         *,
         timeout: float | None = 60.0,
+        retry_seconds: float = 10.0,
         reduce: Reduce = "auto",
         token: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
@@ -89,7 +97,9 @@ class Client(Classifier):
         Args:
             endpoint: Address "host:port", or any name that gRPC resolves; calls take turns among all addresses of
                 "dns:///name:port".
-            timeout: Seconds within which each message is to be answered; None waits for ever.
+            timeout: Seconds within which each message is to be answered, repetitions included; None waits for ever.
+            retry_seconds: Seconds within which a call is repeated that cannot reach the server. A call that the server
+                is too busy for is repeated until ``timeout``. With 0 neither is repeated.
             reduce: Whether maps are rendered and measured here and images are sent in their place: "always", "never",
                 or, with "auto", where a map has more bytes than its image. The answers are equal to the last bit.
             token: Bearer token that the server knows.
@@ -98,18 +108,14 @@ class Client(Classifier):
         """
         super().__init__()
         self.endpoint = endpoint
-        self._timeout = timeout
+        self._retries = Retries(timeout=timeout, retry_seconds=retry_seconds)
         self._reduce = reduce
         self._metadata = (("authorization", f"Bearer {token}"),) if token else None
-        self._channel = (
-            grpc.secure_channel(endpoint, credentials, options=_OPTIONS)
-            if credentials
-            else grpc.insecure_channel(endpoint, options=_OPTIONS)
-        )
-        self._classify_heads = self._method("ClassifyHeads", HEADS.write, pb.ClassifyHeadsResponse.FromString)
-        self._classify_images = self._method("ClassifyImages", IMAGES.write, pb.ClassifyImagesResponse.FromString)
-        self._get_model = self._method("GetModel", pb.GetModelRequest.SerializeToString, pb.GetModelResponse.FromString)
-        self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="send")
+        self._line = PerProcess(lambda: _Line.open(endpoint, credentials))
+        if token and not credentials and not Address.read(endpoint).is_local:
+            warnings.warn(
+                f"the token travels to {endpoint} without TLS, readable on the way: pass credentials", stacklevel=2
+            )
 
     def model(self) -> ModelInfo:
         """Returns the server's model and its limits on requests.
@@ -117,7 +123,7 @@ class Client(Classifier):
         Raises:
             VersionError: The server is of an older version than this client.
         """
-        info = model_info_of(self._call(self._get_model, pb.GetModelRequest()))
+        info = model_info_of(self._call("GetModel", pb.GetModelRequest()))
         if info.contract_version < CONTRACT_VERSION:
             raise VersionError(
                 f"server {self.endpoint} speaks version {info.contract_version} of the contract, this client "
@@ -142,8 +148,9 @@ class Client(Classifier):
 
     def close(self) -> None:
         """Closes the connection; calls under way are cancelled."""
-        self._channel.close()
-        self._senders.shutdown(wait=False, cancel_futures=True)
+        if line := self._line.get_made():
+            line.channel.close()
+            line.senders.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> Self:
         """Returns the client itself."""
@@ -191,20 +198,22 @@ class Client(Classifier):
         fitting = (info.max_message_bytes - _FRAME_BYTES) // size
         if fitting < 1:
             raise MessageTooLargeError(
-                f"one image has {size} bytes, the server takes messages of {info.max_message_bytes}"
+                f"one image has {size} bytes, the server takes messages of {info.max_message_bytes}",
+                name="message_bytes",
+                limit=info.max_message_bytes,
             )
         most = min(_IMAGES, info.max_maps, fitting)
         chunks = [images[begin : begin + most] for begin in range(0, len(images), most)]
         return NetAnswer.join(self._send_side_by_side(self._send_images, chunks))
 
     def _send_images(self, images: NDArray[np.uint8]) -> NetAnswer:
-        return net_answer_of(self._call(self._classify_images, images_request_of(images)), count=len(images))
+        return net_answer_of(self._call("ClassifyImages", images_request_of(images)), count=len(images))
 
     def _send_side_by_side(self, send: Callable[..., _Answer], *arguments: Sequence[Any]) -> list[_Answer]:
         """Calls ``send`` with the first of each argument, with the second, and so on; returns the answers in order."""
         if len(arguments[0]) == 1:
             return [send(*(values[0] for values in arguments))]
-        return list(self._senders.map(send, *arguments))
+        return list(self._line.get().senders.map(send, *arguments))
 
     def _send_maps(self, maps: AttentionMaps, declaration: Declaration) -> Classification:
         """Sends the maps themselves, a large tensor in chunks side by side."""
@@ -219,7 +228,7 @@ class Client(Classifier):
 
         def send(chunk: AttentionMaps, begin: int) -> pb.ClassifyHeadsResponse:
             request = request_of(chunk, declared, causal=None if causal is None else bool(causal[begin]))
-            response: pb.ClassifyHeadsResponse = self._call(self._classify_heads, request)
+            response: pb.ClassifyHeadsResponse = self._call("ClassifyHeads", request)
             return response
 
         try:
@@ -228,17 +237,17 @@ class Client(Classifier):
             raise _rename_map(error, maps) from error
         return classification_of(answers, leading=maps.leading, length=maps.length)
 
-    def _method(self, name: str, write: Callable[..., bytes], read: Callable[..., Any]) -> Callable[..., Any]:
-        method: Callable[..., Any] = self._channel.unary_unary(
-            f"/{_SERVICE}/{name}", request_serializer=write, response_deserializer=read
-        )
-        return method
+    def _call(self, name: str, request: object) -> Any:
+        """Returns the answer of a method; a call that may succeed later is repeated."""
+        method = self._line.get().methods[name]
 
-    def _call(self, method: Callable[..., Any], request: object) -> Any:
-        try:
-            return method(request, timeout=self._timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise error_of_call(error, self.endpoint) from error
+        def attempt(seconds: float | None) -> Any:
+            try:
+                return method(request, timeout=seconds, metadata=self._metadata)
+            except grpc.RpcError as error:
+                raise error_of_call(error, self.endpoint, advice=advise(self.endpoint)) from error
+
+        return self._retries.call(attempt)
 
 
 def _as_tensor(maps: AttentionMaps) -> AttentionMaps:

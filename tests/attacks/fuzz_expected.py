@@ -106,7 +106,7 @@ def parse_maps(
     must(tokens is None or len(tokens) in sizes)
     special = [token for token in dict.fromkeys(_crop(tokens or (), kept, length)) if is_special(token)]
     names = [*special, *(name for name, _ in groups)]
-    must(len({*names}) == len(names))
+    must(len({*names}) == len(names) and "" not in names)
     must(all(p and min(p) >= 0 and max(p) < length and {*p} & {*kept.tolist()} for _, p in groups))
     must(ids is None or lengths is None or ids is lengths)
     are_ids = ids is not None and len(ids) in sizes and min(ids) >= 0
@@ -146,7 +146,7 @@ def parse_heads_request(message):
         groups=[(group.name, list(group.positions)) for group in message.token_groups],
         ids=list(message.segment_ids) or None,
         lengths=list(message.segment_lengths) or None,
-        valid_length=message.valid_length or None,
+        valid_length=message.valid_length if message.HasField("valid_length") else None,
         mask=list(message.mask) or None,
         causal={1: True, 2: False}.get(message.causality),
     )

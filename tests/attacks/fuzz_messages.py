@@ -30,7 +30,7 @@ def heads_request(draw):
         attention=pb.Tensor(data_type=f"DATA_TYPE_{drawn.data_type.upper()}", shape=shape, data=drawn.values.tobytes()),
         tokens=_valid_texts(declared),
         token_groups=[pb.TokenGroup(name=n, positions=_whole(p)) for n, p in declared.get("token_groups", {}).items()],
-        valid_length=declared.get("valid_length", 0) % 2**32,
+        valid_length=declared["valid_length"] % 2**32 if "valid_length" in declared else None,
         mask=[bool(flag) for flag in declared.get("mask", ())],
         causality={None: 0, True: 1, False: 2}[declared.get("causal")],
     )

@@ -23,8 +23,9 @@ from attention_patterns_service.contract.errors import INTERNAL_REASON, MEANINGS
 from attention_patterns_service.limits import Limits
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.inference import open_inference_pb2 as infer_pb
-from attention_patterns_service.server.call import Call
-from attention_patterns_service.server.load import Load
+from attention_patterns_service.server.access import Open
+from attention_patterns_service.server.call import Call, Caller
+from attention_patterns_service.server.load import Holding, Load
 from attention_patterns_service.server.methods import AttentionPatternService
 from attention_patterns_service.server.metrics import Metrics
 from attention_patterns_service.server.open_inference.methods import NAME, OpenInference
@@ -41,6 +42,7 @@ from tests.attacks.fuzz_expected import (
     parse_infer_request,
     split_texts,
 )
+from tests.attacks.fuzz_files import FILES, Files
 from tests.attacks.fuzz_messages import (
     IMAGE,
     MOST,
@@ -113,7 +115,7 @@ class Bench:
         self._load = Load(Limits(), metrics.set_load)
         self._turns = self._load._turns.qsize()
         pipeline = Pipeline(self.classifier, self._load, metrics)
-        methods = AttentionPatternService(pipeline).methods() | OpenInference(pipeline).methods()
+        methods = AttentionPatternService(pipeline, Open()).methods() | OpenInference(pipeline).methods()
         self._methods = {name.rpartition("/")[2]: method.answer for name, method in methods.items()}
         self._unforeseen = _Unforeseen()
         logger = logging.getLogger("attention_patterns_service.contract.errors")
@@ -135,8 +137,10 @@ class Bench:
 
     def ask(self, name, data):
         """Returns the answer of a method, or the outcome where there is none."""
-        call = Call(Connection(), method=name, caller="", seconds=60.0)
+        call = Call(Connection(), method=name, caller=Caller(), seconds=60.0, holding=Holding(self._load))
+        call.begin_work(data)
         answer = self.attempt(lambda: self._methods[name](data, call))
+        call.holding.keep(0)
         if self._load.bytes or self._load._turns.qsize() != self._turns:
             return Outcome("", crash="the load is not given back")
         return answer
@@ -194,12 +198,10 @@ def _judge_stream(bench, data):
     message, answer = _read(pb.StreamClassifyHeadsRequest, data), bench.ask("StreamClassifyHeads", data)
     if message and not message.request.attention.data:
         message.request.attention.data = _payload_of(STREAMED_HEADS, data)
+    inner = message.request if message else None
     if isinstance(answer, Outcome):
-        return _judge(answer, message is not None)
-    outer, inner = pb.StreamClassifyHeadsResponse.FromString(answer), message.request if message else None
-    if outer.HasField("error"):
-        return _judge_answer_of_heads(inner, bench.refusal(outer.error.reason))
-    return _judge_answer_of_heads(inner, outer.response.SerializeToString())
+        return _judge_answer_of_heads(inner, answer)
+    return _judge_answer_of_heads(inner, pb.StreamClassifyHeadsResponse.FromString(answer).response.SerializeToString())
 
 
 def _judge_images(bench, data):
@@ -285,22 +287,19 @@ class Target:
     Attributes:
         judge: Feeds an input to it on a bench, and returns the outcome.
         share: Its share of all inputs.
-        messages: Messages that it takes; None where the bytes of an input are choices, see ``Draw``.
+        messages: Messages or files that it takes; None where the bytes of an input are choices, see ``Draw``.
+        classifies: Whether its answers are of the kernel or the net.
     """
 
     judge: Callable
     share: float
-    messages: Messages | None = None
+    messages: Messages | Files | None = None
+    classifies: bool = True
 
     @property
     def longest(self):
         """Bytes of an input, at most."""
         return MOST if self.messages else 400
-
-    @property
-    def classifies(self):
-        """Whether its answers are of the kernel or the net."""
-        return self.share > 0.01
 
     def seed(self, number):
         """Returns an input that is likely to be answered."""
@@ -316,7 +315,18 @@ def _describing(name, is_answered=lambda _message: True):
         outcome = answer if isinstance(answer, Outcome) else Outcome("")
         return _judge(outcome, message is not None and is_answered(message))
 
-    return Target(judge, 0.01, Messages(kind, describing_request(kind)))
+    return Target(judge, 0.01, Messages(kind, describing_request(kind)), classifies=False)
+
+
+def _reading(name):
+    """Returns a target that reads files; each is taken, or refused with an error of ours."""
+    files, read = FILES[name]
+
+    def judge(bench, data):
+        answer = bench.attempt(lambda: read(data))
+        return answer if isinstance(answer, Outcome) else Outcome("")
+
+    return Target(judge, 0.02, files, classifies=False)
 
 
 def _is_served(message):
@@ -336,4 +346,5 @@ TARGETS = {
     "ServerMetadata": _describing("ServerMetadata"),
     "ServerLive": _describing("ServerLive"),
     "ServerReady": _describing("ServerReady"),
+    **{name: _reading(name) for name in FILES},
 }

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from attention_patterns_service.limits import Limits
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.inference import open_inference_pb2 as infer_pb
 from attention_patterns_service.server.open_inference.methods import NAME
@@ -213,6 +214,7 @@ def test_shapes_of_more_than_was_sent(bench, shape):
         ({"segments": RAGGED}, "SEGMENTS"),
         ({"segments": [2**64] * 9}, "SEGMENTS"),
         ({"segments": [2**63 - 1] * 9}, ""),
+        ({"token_groups": {"": [0]}}, "TOKEN_GROUPS"),
         ({"token_groups": {"a": []}}, "TOKEN_GROUPS"),
         ({"token_groups": {"a": [9]}}, "TOKEN_GROUPS"),
         ({"token_groups": {"a": [-1]}}, "TOKEN_GROUPS"),
@@ -252,6 +254,8 @@ def assert_heads_refused(bench, expected, *, shape=(2, 3, 9, 9), **fields):
         ({}, ""),
         ({"valid_length": 2**32 - 1, "segment_lengths": [2**32 - 1]}, "SEGMENTS"),
         ({"valid_length": 2**32 - 1}, "PADDING"),
+        ({"valid_length": 0}, "PADDING"),
+        ({"token_groups": [pb.TokenGroup(name="", positions=[0])]}, "TOKEN_GROUPS"),
         ({"segment_lengths": [2**32 - 1] * 9}, "SEGMENTS"),
         ({"segment_lengths": [9], "segment_ids": [0] * 9}, "SEGMENTS"),
         ({"segment_ids": [2**32 - 1] * 9}, ""),
@@ -339,3 +343,23 @@ def test_tags_longer_than_they_need_be(bench, spare):
     assert data[0] == 0x12
     longer = bytes([0x92, *[0x80] * spare, 0]) + data[1:]
     assert reason_of(bench, "ClassifyHeads", longer) == ("" if spare < 4 else "MESSAGE")
+
+
+@pytest.mark.parametrize("name", ["ClassifyHeads", "ClassifyImages", "ModelInfer"])
+def test_answers_are_no_larger_than_was_reckoned(bench, monkeypatch, name):
+    """The size is known before any work is done: the load counts it, and a limit refuses it."""
+    reckoned, held = [], []
+    monkeypatch.setattr(Limits, "check_answer", lambda _limits, size: reckoned.append(size))
+    target = TARGETS[name]
+    for number in range(200):
+        answer = bench.ask(name, target.seed(number))
+        if not isinstance(answer, Outcome) and reckoned:
+            held.append(len(answer) / reckoned[-1])
+    assert max(held) <= 1
+    assert len(held) > 50
+
+
+@pytest.mark.parametrize("count", [1025, 80_000])
+def test_more_groups_than_a_server_measures_are_refused(bench, count):
+    groups = [pb.TokenGroup(name=str(number), positions=[0]) for number in range(count)]
+    assert bench.ask("ClassifyHeads", heads_message(EVEN, "float64", token_groups=groups)).reason == "REQUEST_LIMIT"

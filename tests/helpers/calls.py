@@ -24,11 +24,11 @@ def message_of(maps):
 class HeldStreams:
     """Streams that stay open inside the context; each has been answered once."""
 
-    def __init__(self, channel, count):
+    def __init__(self, channel, count, metadata=None):
         """Opens the streams and waits for their answers."""
         self._let_go = threading.Event()
         stub = AttentionPatternServiceStub(channel)
-        self.calls = [stub.StreamClassifyHeads(self._requests()) for _ in range(count)]
+        self.calls = [stub.StreamClassifyHeads(self._requests(), metadata=metadata) for _ in range(count)]
         for call in self.calls:
             next(call)
 

@@ -66,6 +66,14 @@ def workers_of(process):
     return set(map(int, children.read_text().split()))
 
 
+def is_running(pid):
+    """Returns whether a process runs; one that ended may stay listed until somebody asks for its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def until(condition, seconds=300):
     """Waits for a true value of ``condition`` and returns it."""
     end = time.monotonic() + seconds
@@ -75,11 +83,16 @@ def until(condition, seconds=300):
     return value
 
 
+def figures_of(metrics_port):
+    """Returns name and labels -> value, of the figures on a metrics page."""
+    with urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as page:
+        return dict(line.rsplit(" ", 1) for line in page.read().decode().splitlines() if line[0] != "#")
+
+
 def calls_in_flight(metrics_port):
     """Returns the calls in flight that a server reports on its metrics page."""
-    with urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as page:
-        lines = page.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("attention_requests_in_flight"))
+    figures = figures_of(metrics_port).items()
+    return sum(float(value) for name, value in figures if name.startswith("attention_requests_in_flight"))
 
 
 @dataclass(frozen=True)

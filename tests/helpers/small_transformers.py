@@ -78,6 +78,29 @@ TEXT_MODELS = {
         | {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid", "mamba"], "num_key_value_heads": 3}
         | {"attention_hidden_size": 24, "attention_head_dim": 8, "mamba_d_state": 4, "n_mamba_heads": 1},
     ),
+    "bamba": (
+        "BambaConfig",
+        IDS
+        | LAYERS
+        | {"num_key_value_heads": 1, "num_hidden_layers": 4, "attn_layer_indices": [1, 3], "mamba_n_heads": 2}
+        | {"mamba_d_head": 12, "mamba_d_state": 4, "mamba_n_groups": 1, "mamba_chunk_size": 8},
+    ),
+    "falcon-h1": (
+        "FalconH1Config",
+        IDS
+        | LAYERS
+        | GROUPED
+        | {"mamba_n_heads": 2, "mamba_d_head": 12, "mamba_d_ssm": 24, "mamba_d_state": 4, "mamba_n_groups": 1}
+        | {"mamba_chunk_size": 8},
+    ),
+    "minimax": (
+        "MiniMaxConfig",
+        IDS
+        | LAYERS
+        | GROUPED
+        | {"num_hidden_layers": 4, "layer_types": ["linear_attention", "full_attention"] * 2}
+        | {"num_local_experts": 2, "num_experts_per_tok": 1},
+    ),
     "qwen3-next": (
         "Qwen3NextConfig",
         IDS
@@ -98,6 +121,8 @@ LAYERS_OF = {
     "t5": [(0, 1), (0, 1)],
     "jamba": [(1, 3)],
     "zamba": [(1, 3)],
+    "bamba": [(1, 3)],
+    "minimax": [(1, 3)],
     "qwen3-next": [(1, 3)],
 }
 TEMPLATES = {
@@ -193,7 +218,10 @@ class Plain:
         ]
 
     def _measure(self, layers, encoding, classifier, *, causal, shifted):
-        (one,) = inputs_of_layers([layer for layer in layers if layer is not None], encoding, self.tokenizer)
+        kinds = getattr(self.model.config, "layer_types", None) or ()
+        linear = [kind == "linear_attention" for kind in kinds] if len(kinds) == len(layers) else [False] * len(layers)
+        layers = [None if other else layer for layer, other in zip(layers, linear, strict=True)]
+        (one,) = inputs_of_layers(layers, encoding, self.tokenizer)
         tokens, segments = one.tokens, one.segments
         if shifted:
             start = self.tokenizer.convert_ids_to_tokens([START[self.model.config.model_type]])

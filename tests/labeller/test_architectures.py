@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 from attention_patterns.attention_map import read_attention, read_declaration
-from attention_patterns.errors import NotFiniteError, RowSumError, SourceError
+from attention_patterns.errors import NotFiniteError, SourceError
 from attention_patterns.labelling.sources.models.hugging_face import AttentionModel
 from attention_patterns.labelling.sources.source import FailedInput, Selection
 from attention_patterns.labelling.sources.texts.tasks import Picture
@@ -88,7 +88,9 @@ def test_batches_give_what_a_plain_call_gives_for_each_text(tmp_path, classifier
             assert_close(of_stack[place].maps, whole)
 
 
-@pytest.mark.parametrize(("kind", "in_all"), [("jamba", 4), ("zamba", 5), ("qwen3-next", 4)])
+@pytest.mark.parametrize(
+    ("kind", "in_all"), [("jamba", 4), ("zamba", 5), ("bamba", 4), ("minimax", 4), ("qwen3-next", 4)]
+)
 def test_layers_without_attention_are_reported_and_the_others_keep_their_index(tmp_path, classifier, kind, in_all):
     model = AttentionModel(small_model(tmp_path, kind))
     ((_, one),) = measured(model, SOME[:1], classifier, Selection(layers=(3,), heads=(2, 0)))
@@ -188,7 +190,7 @@ REFUSED = {
     "longformer": (
         transformers.LongformerConfig,
         IDS | LAYERS | {"attention_window": 4, "max_position_embeddings": 64, "sep_token_id": 2},
-        r"attentions\[0\] has shape \[2, 3, 9, 5\] .*expected \[2, 3, 9, 9\]: windows",
+        r"attentions have shapes \[2, 3, 9, 5\] .*expected \[2, heads, 9, 9\] .*: windows",
     ),
     "perceiver": (
         transformers.PerceiverConfig,
@@ -210,16 +212,46 @@ def test_a_vision_model_of_windows_is_refused(tmp_path):
     config = transformers.SwinConfig(
         image_size=16, patch_size=4, embed_dim=12, depths=[1, 1], num_heads=[3, 3], window_size=2
     )
-    with pytest.raises(SourceError, match=r"attentions\[0\] has shape \[8, 3, 4, 4\] for 2 inputs"):
+    with pytest.raises(SourceError, match=r"attentions have shapes \[2, 3, 4, 4\] and \[8, 3, 4, 4\] for 2 inputs"):
         AttentionModel(save_pictures_model(tmp_path, config))
 
 
-def test_attention_to_a_sink_outside_of_the_map_fails_with_the_sum_of_the_row(tmp_path, classifier):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_learned_sinks_are_a_first_token_with_the_share_that_each_row_lacks(tmp_path, classifier, dtype):
     config = transformers.GptOssConfig(
-        **IDS | LAYERS | GROUPED | {"num_local_experts": 2, "num_experts_per_tok": 1, "rope_parameters": None}
+        **IDS
+        | LAYERS
+        | GROUPED
+        | {"hidden_size": 16, "intermediate_size": 32, "num_local_experts": 2, "num_experts_per_tok": 1}
+        | {"rope_parameters": None}
     )
-    ((_, failed),) = measured(AttentionModel(save_model(tmp_path, "bert", config)), SOME[:1], classifier)
-    assert isinstance(failed.error, RowSumError)
+    folder = save_model(tmp_path, "bert", config)
+    model, plain = AttentionModel(folder, dtype=dtype), Plain(folder)
+    (stack,) = model.stacks
+    assert (stack.sink, stack.causal) == (True, True)
+    for place, one in measured(model, SOME, classifier):
+        ids = plain.tokenizer(*[text for text in (SOME[place].first, SOME[place].second) if text], return_tensors="pt")
+        with torch.inference_mode():
+            layers = torch.cat(plain.model(**{"input_ids": ids["input_ids"]}, output_attentions=True).attentions)
+        missing = 1 - layers.sum(-1)  # [layers, heads, L]
+        assert missing.mean() > 0.01
+        length = layers.shape[-1]
+        assert one.maps.declaration.length == length + 1
+        assert one.maps.declaration.tokens[0] == "sink"
+        assert len(one.maps.declaration.segments) == length + 1
+        sink = one.maps.attention_to["sink"]
+        assert sink.positions.tolist() == [0]
+        rounding = 1e-5 if dtype == "float32" else 0.05
+        np.testing.assert_allclose(sink.share_from_outside, missing.mean(-1), atol=rounding)
+        np.testing.assert_allclose(sink.share_from_inside, 1)
+        assert one.warnings == (
+            "the first token, 'sink', stands for the model's learned sinks, with the share that each row lacks",
+        )
+        if dtype == "float32":
+            whole = torch.zeros(*layers.shape[:2], length + 1, length + 1)
+            whole[..., 0, 0], whole[..., 1:, 0], whole[..., 1:, 1:] = 1, missing, layers
+            by_hand = classifier.measure_read(read_attention(whole, None), read_declaration(length + 1, causal=True))
+            assert np.abs(one.maps.images.astype(int) - by_hand.images).max() <= 1
 
 
 def test_a_text_with_nan_in_its_attention_fails_alone(tmp_path, classifier):

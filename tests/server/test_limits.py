@@ -1,19 +1,26 @@
 """Limits on calls, bytes, maps and time: beyond them a call is refused, and none keeps its place for ever."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
 
 import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from attention_patterns import errors
 from attention_patterns_service import AttentionServer, Client, Limits
 from attention_patterns_service.contract.converters import IMAGES, images_request_of
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.attention_patterns.v1.attention_patterns_pb2_grpc import AttentionPatternServiceStub
+from attention_patterns_service.server.access import Tokens
+from attention_patterns_service.server.methods import SERVICE
+from attention_patterns_service.server.token_file import add_token
 from tests.helpers.calls import HeldStreams, message_of, method_of
 from tests.helpers.drawn_maps import random_maps
 from tests.helpers.equality import assert_equal
@@ -36,7 +43,7 @@ def test_calls_over_the_limit_are_refused_at_once_and_health_is_not(classifier):
     with (
         AttentionServer(classifier, port=0, limits=Limits(calls=2)) as server,
         grpc.insecure_channel(server.endpoint) as channel,
-        Client(server.endpoint) as client,
+        Client(server.endpoint, retry_seconds=0) as client,
     ):
         with HeldStreams(channel, 2):
             with pytest.raises(errors.OverloadedError, match="2 calls are in flight, the server takes 2"):
@@ -62,12 +69,14 @@ def test_calls_that_are_cancelled_are_counted_out(classifier):
 
 def test_bytes_over_the_limit_are_refused(classifier):
     large, small = message_of(random_maps(6, 4, 100, 100)), message_of(random_maps(9, 9))
+    most = len(large) + 100  # of a stream each message is a few bytes longer
     with (
-        AttentionServer(classifier, port=0, limits=Limits(bytes=len(large) - 1)) as server,
+        AttentionServer(classifier, port=0, limits=Limits(bytes=2 * most, message_bytes=most)) as server,
         grpc.insecure_channel(server.endpoint) as channel,
     ):
+        server.load.add_bytes(messages=101)
         with pytest.raises(
-            grpc.RpcError, match=f"0 bytes are in flight and {len(large)} came, the server takes"
+            grpc.RpcError, match=f"101 bytes of messages are in flight and {len(large)} came, the server takes"
         ) as refused:
             method_of(channel)(large)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -152,10 +161,169 @@ def test_a_silent_stream_is_ended(classifier):
         AttentionServer(classifier, port=0, limits=Limits(idle_seconds=0.2)) as server,
         grpc.insecure_channel(server.endpoint) as channel,
     ):
-        with pytest.raises(grpc.RpcError, match=r"no request came for 0\.2 s") as ended:
+        with pytest.raises(grpc.RpcError, match=r"no request that could be answered came for 0\.2 s") as ended:
             list(AttentionPatternServiceStub(channel).StreamClassifyHeads(requests()))
         silent.set()
         assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def good_and_bad_streams(channel, **metadata):
+    """Returns a method of streams, and a message that is answered."""
+    method = method_of(channel, "StreamClassifyHeads", "stream_stream")
+    request = pb.ClassifyHeadsRequest.FromString(message_of(random_maps(9, 9)))
+    return partial(method, **metadata), pb.StreamClassifyHeadsRequest(request=request).SerializeToString()
+
+
+def reason_of(answer):
+    return pb.StreamClassifyHeadsResponse.FromString(answer).error.reason
+
+
+def test_bad_messages_are_no_sign_of_life(classifier):
+    ended = threading.Event()
+
+    def requests(good):
+        yield good
+        while not ended.wait(0.05):
+            yield b""
+
+    with (
+        AttentionServer(classifier, port=0, limits=Limits(idle_seconds=1)) as server,
+        grpc.insecure_channel(server.endpoint) as channel,
+    ):
+        stream, good = good_and_bad_streams(channel)
+        reasons = []
+        with pytest.raises(grpc.RpcError, match="no request that could be answered came for 1 s"):
+            reasons.extend(map(reason_of, stream(requests(good))))
+        ended.set()
+
+
+def test_a_stream_has_an_age(classifier):
+    with (
+        AttentionServer(classifier, port=0, limits=Limits(stream_seconds=1)) as server,
+        grpc.insecure_channel(server.endpoint) as channel,
+    ):
+        (stream, good), reasons = good_and_bad_streams(channel), set()
+        answers = map(reason_of, stream(iter(lambda: good, None)))
+        with pytest.raises(grpc.RpcError, match="the stream has been open for 1 s, the longest; open another"):
+            reasons.update(answers)
+        assert reasons == {""}
+
+
+def test_each_message_of_a_stream_needs_a_known_token(classifier, tmp_path):
+    path = tmp_path / "tokens.json"
+    secret = add_token(path, "bob", calls_per_second=1000)
+    access, sent = Tokens(path), SimpleQueue()
+    with (
+        AttentionServer(classifier, port=0, access=access) as server,
+        grpc.insecure_channel(server.endpoint) as channel,
+    ):
+        stream, good = good_and_bad_streams(channel, metadata=[("authorization", f"Bearer {secret}")])
+        answers = stream(iter(sent.get, None))
+        sent.put(good)
+        assert reason_of(next(answers)) == ""
+        path.unlink()
+        add_token(path, "eve", calls_per_second=1)
+        access.reload()
+        sent.put(good)
+        with pytest.raises(grpc.RpcError, match="is not known to the server") as refused:
+            next(answers)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        until(lambda: is_idle(server))
+        sent.put(None)
+
+
+def test_each_message_of_a_stream_counts_for_the_rate(classifier, tmp_path):
+    secret = add_token(tmp_path / "tokens.json", "bob", calls_per_second=1)
+    with (
+        AttentionServer(classifier, port=0, access=Tokens(tmp_path / "tokens.json")) as server,
+        grpc.insecure_channel(server.endpoint) as channel,
+    ):
+        stream, good = good_and_bad_streams(channel, metadata=[("authorization", f"Bearer {secret}")])
+        begun = time.monotonic()
+        reasons = list(map(reason_of, stream(iter([good] * 100))))
+        seconds = time.monotonic() - begun
+    assert set(reasons) == {"", "RATE_LIMIT"}
+    assert reasons.count("") <= 1 + seconds
+
+
+def test_the_rate_is_kept_by_a_clock_that_nobody_sets(tmp_path):
+    """The clock is set back by an hour between two calls, and forth again."""
+    add_token(tmp_path / "tokens.json", "bob", calls_per_second=2)
+    access, now = Tokens(tmp_path / "tokens.json"), time.time
+    access.charge("bob")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", lambda: now() - 3600)
+        access.charge("bob")
+        with pytest.raises(errors.RateLimitError):
+            access.charge("bob")
+        begun = time.monotonic()
+        until(lambda: time.monotonic() > begun + 1)
+        access.charge("bob")
+
+
+def test_a_token_has_a_share_of_the_places(classifier, tmp_path):
+    path = tmp_path / "tokens.json"
+    bob, eve = (add_token(path, name, calls_per_second=1000) for name in ("bob", "eve"))
+    with (
+        AttentionServer(classifier, port=0, access=Tokens(path), limits=Limits(calls=3, token_calls=2)) as server,
+        grpc.insecure_channel(server.endpoint) as channel,
+        Client(server.endpoint, token=bob) as client,
+        Client(server.endpoint, token=eve) as other,
+    ):
+        with HeldStreams(channel, 2, metadata=[("authorization", f"Bearer {bob}")]):
+            with pytest.raises(errors.OverloadedError, match="2 calls of bob are in flight, the server takes 2 of one"):
+                client.model()
+            assert other.model().max_maps
+        until(lambda: is_idle(server))
+        assert client.model().max_maps
+
+
+def test_messages_of_a_stream_count_by_their_own_outcome(classifier):
+    with (
+        AttentionServer(classifier, port=0) as server,
+        grpc.insecure_channel(server.endpoint) as channel,
+    ):
+        stream, good = good_and_bad_streams(channel)
+        assert list(map(reason_of, stream(iter([good, b"", b"", good])))) == ["", "DATA_TYPE", "DATA_TYPE", ""]
+        value, method = server.metrics.registry.get_sample_value, {"method": "StreamClassifyHeads"}
+        until(lambda: value("attention_streams_total", method | {"code": "OK"}))
+        assert value("attention_requests_total", method | {"code": "OK"}) == 2
+        assert value("attention_requests_total", method | {"code": "INVALID_ARGUMENT"}) == 2
+        assert value("attention_refused_total", {"reason": "DATA_TYPE"}) == 2
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_streams_of_reflection_are_calls_like_others(classifier, version):
+    """They hold places of calls, and health answers beside them."""
+    silent = threading.Event()
+    question = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+
+    def questions():
+        yield question
+        silent.wait()
+
+    with (
+        AttentionServer(classifier, port=0, limits=Limits(calls=4), reflection=True) as server,
+        grpc.insecure_channel(server.endpoint) as channel,
+    ):
+        ask = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+        streams = [ask(questions()) for _ in range(4)]
+        for stream in streams:
+            answer = reflection_pb2.ServerReflectionResponse.FromString(next(stream))
+            assert SERVICE in {service.name for service in answer.list_services_response.service}
+        for _ in range(40):
+            with pytest.raises(grpc.RpcError, match="4 calls are in flight"):
+                next(ask(questions()))
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        silent.set()
+        for stream in streams:
+            list(stream)
+        described = reflection_pb2.ServerReflectionRequest(
+            file_containing_symbol=f"grpc.reflection.{version}.ServerReflection"
+        )
+        (answer,) = ask(iter([described.SerializeToString()]))
+        assert reflection_pb2.ServerReflectionResponse.FromString(answer).HasField("file_descriptor_response")
 
 
 def test_calls_without_a_message_hold_no_place_for_ever(classifier):
@@ -168,7 +336,7 @@ def test_calls_without_a_message_hold_no_place_for_ever(classifier):
     with (
         AttentionServer(classifier, port=0, limits=Limits(calls=2)) as server,
         grpc.insecure_channel(server.endpoint) as channel,
-        Client(server.endpoint) as client,
+        Client(server.endpoint, retry_seconds=0) as client,
     ):
         waiting = server._watchdog._waiting
         calls = [method_of(channel, "GetModel", "stream_unary").future(no_message()) for _ in range(2)]
@@ -192,13 +360,14 @@ def test_bytes_that_are_not_a_message_are_named(server, name):
             method_of(channel, name, "stream_unary")(iter([]))
 
 
-def test_a_stream_ends_at_bytes_that_are_not_a_message(server):
+def test_a_stream_goes_on_after_bytes_that_are_not_a_message(server):
     with grpc.insecure_channel(server.endpoint) as channel:
-        good = pb.StreamClassifyHeadsRequest().SerializeToString()
-        call = method_of(channel, "StreamClassifyHeads", "stream_stream")(iter([good, b"\xff\xff\xff", good]))
-        assert pb.StreamClassifyHeadsResponse.FromString(next(call)).error.reason == "DATA_TYPE"
-        with pytest.raises(grpc.RpcError, match="the message is not a StreamClassifyHeadsRequest"):
-            next(call)
+        good = pb.StreamClassifyHeadsRequest(request=pb.ClassifyHeadsRequest.FromString(message_of(random_maps(9, 9))))
+        sent = [good.SerializeToString(), b"\xff\xff\xff", good.SerializeToString()]
+        answers = method_of(channel, "StreamClassifyHeads", "stream_stream")(iter(sent))
+        errors_of = [pb.StreamClassifyHeadsResponse.FromString(answer).error for answer in answers]
+    assert [error.reason for error in errors_of] == ["", "MESSAGE", ""]
+    assert errors_of[1].message.startswith("the message is not a StreamClassifyHeadsRequest")
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_large_attention_may_stand_anywhere(stub, classifier, typed):
 def test_millions_of_fields_are_refused(server, field):
     with grpc.insecure_channel(server.endpoint) as channel:
         infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
-        error = error_of(lambda: infer(field * (10 << 20), timeout=30), "besides its payload, expected at most 4194304")
+        error = error_of(lambda: infer(field * (10 << 20), timeout=30), "besides its payload, expected at most 1048576")
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -193,7 +193,7 @@ def test_limits_hold(classifier):
 class Closed:
     """Access that lets nobody in."""
 
-    def admit(self, _metadata):
+    def identify(self, _metadata):
         raise AuthenticationError("the call shows no token")
 
 

@@ -1,6 +1,5 @@
 """Error classes on the wire: each has a code and a reason, comes back as itself, and names who could not answer."""
 
-import json
 import re
 import socket
 
@@ -12,7 +11,6 @@ from grpc_status import rpc_status
 
 from attention_patterns import errors
 from attention_patterns_service import AttentionServer, Client
-from attention_patterns_service import client as client_module
 from attention_patterns_service.contract.errors import (
     DOMAIN,
     LONGEST_MESSAGE,
@@ -57,7 +55,7 @@ def test_every_error_has_a_code_and_a_reason_of_its_own():
 @pytest.mark.parametrize("kind", MEANINGS, ids=lambda kind: kind.__name__)
 def test_an_error_comes_back_as_its_class(kind):
     failure = attempt(failing(kind("row 3 sums to 2, expected 1")))
-    returned = error_of(failure.reason, failure.message, "host:1")
+    returned = error_of(failure, "host:1")
     assert type(returned) is kind
     assert str(returned) == "row 3 sums to 2, expected 1"
 
@@ -79,7 +77,7 @@ def test_unforeseen_errors_are_logged_and_not_sent(caplog):
     assert failure == Failure(grpc.StatusCode.INTERNAL, "INTERNAL", "internal error")
     assert "a secret" in caplog.text
     assert status_of(failure).details == "internal error"
-    assert str(error_of("INTERNAL", "internal error", "host:1")) == "server host:1 failed: internal error"
+    assert str(error_of(failure, "host:1")) == "server host:1 failed: internal error"
 
 
 def test_a_long_message_is_cut_to_what_the_transport_takes(stub):
@@ -91,22 +89,14 @@ def test_a_long_message_is_cut_to_what_the_transport_takes(stub):
     assert len(caught.value.details().encode()) <= LONGEST_MESSAGE
 
 
-@pytest.fixture
-def quick_retries(monkeypatch):
-    """Clients that repeat a call as often as ever, but at once."""
-    options = dict(client_module._OPTIONS)
-    config = json.loads(options["grpc.service_config"])
-    (methods,) = config["methodConfig"]
-    methods["retryPolicy"] |= {"initialBackoff": "0.01s", "maxBackoff": "0.01s"}
-    options["grpc.service_config"] = json.dumps(config)
-    monkeypatch.setattr(client_module, "_OPTIONS", list(options.items()))
-
-
-def test_a_server_that_is_missing_is_named(quick_retries):
+def test_a_server_that_is_missing_is_named():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and never listening
         endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
-        with Client(endpoint) as client, pytest.raises(errors.ServerError, match=f"{endpoint} cannot be reached"):
+        with (
+            Client(endpoint, retry_seconds=0.3) as client,
+            pytest.raises(errors.UnreachableError, match=f"{endpoint} cannot be reached: .*Connection refused"),
+        ):
             client.model()
 
 

@@ -3,10 +3,12 @@
 Each command imports what it needs when it runs, so that ``--help`` answers at once.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer._click.exceptions import ClickException  # typer exports only some of its kinds
 
 from attention_patterns_training.labels.annotators import Annotator
 
@@ -305,4 +307,17 @@ def export_sample() -> None:
 
 
 if __name__ == "__main__":
-    app()
+    try:
+        sys.exit(app(standalone_mode=False))
+    except ClickException as error:
+        from attention_patterns.programs.command_line import end_with_usage_error
+
+        end_with_usage_error(error)
+    except Exception as error:
+        from attention_patterns.errors import AttentionPatternsError
+        from attention_patterns.programs.foreign_text import print_error
+
+        if not isinstance(error, AttentionPatternsError | OSError):
+            raise
+        print_error(f"error: {error}")
+        sys.exit(1)

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
-from rich import print as show
 from scipy.optimize import minimize_scalar
 from torch.nn.functional import cross_entropy
 
 from attention_patterns.bundle import BUNDLED, ModelBundle
 from attention_patterns.drift import deciles
+from attention_patterns.programs.terminal import show
 from attention_patterns_training.evaluation.card import write_card
 from attention_patterns_training.evaluation.evaluate import answer_maps, compute_figures, headline_figures
 from attention_patterns_training.evaluation.results import drop_sections, write_section

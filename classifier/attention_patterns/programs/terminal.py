@@ -3,17 +3,20 @@
 Colour only repeats what the letters of the patterns show.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rich.bar import Bar
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from attention_patterns.patterns import PATTERN_NAMES, PATTERNS, Pattern
+from attention_patterns.programs.foreign_text import spell_out, visible
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; black letters are legible on all of it.
 COLOURS = {
@@ -33,10 +36,36 @@ LETTERS = {
 _ROOMY, _COMPACT = 3, 2  # columns of a cell: "V8 " or "V "
 _BAR = 30  # columns
 _MOST_GROUPS = 6  # columns of an attention table that fit into 80
+_LONGEST_GROUP = 40  # characters of a group's name
 _EXPLANATIONS = {  # by whether the cells are roomy
     True: "The commonest pattern of the head; digit: tenths of the inputs that show it (none: all).",
     False: "The commonest pattern of the head; small letter: fewer than half of the inputs show it.",
 }
+
+
+class SafeConsole(Console):
+    """A console for text that others wrote: none of it is markup, names an emoji or acts upon the terminal."""
+
+    def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
+        super().__init__(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, *arguments: Any, **options: Any) -> Text:
+        """Makes a text of a string, before rich measures it and drops what it takes for codes."""
+        return super().render_str(_spell_out_lines(text), *arguments, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Renders an object to segments, and makes their text safe; those that control the terminal are rich's own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=_spell_out_lines(segment.text))
+
+
+def _spell_out_lines(text: str) -> str:
+    return "\n".join(map(spell_out, text.split("\n")))
+
+
+def show(*objects: object) -> None:
+    """Prints objects on standard output through a ``SafeConsole``."""
+    SafeConsole().print(*objects)
 
 
 def pattern_counts(patterns: ArrayLike) -> NDArray[np.int64]:
@@ -128,7 +157,7 @@ def attention_table(shares: Mapping[str, ArrayLike]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("layer", justify="right")
     for group in groups:
-        table.add_column(Text(group), justify="right", no_wrap=True)
+        table.add_column(Text(visible(group, longest=_LONGEST_GROUP)), justify="right", no_wrap=True)
     for layer in range(len(means[groups[0]]) if groups else 0):
         table.add_row(str(layer), *(f"{means[group][layer]:.3f}" for group in groups))
     if groups:
@@ -138,4 +167,4 @@ def attention_table(shares: Mapping[str, ArrayLike]) -> Table:
 
 def with_title(title: str, body: PatternGrid | Table) -> Group:
     """Returns a renderable under its title, with an empty line after it."""
-    return Group(Text(title, style="bold"), body, Text(""))
+    return Group(Text(visible(title), style="bold"), body, Text(""))

@@ -6,25 +6,27 @@ from dataclasses import fields
 from typing import TypeVar
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from attention_patterns.errors import AttentionPatternsError
+from attention_patterns.programs.foreign_text import visible
+from attention_patterns.programs.terminal import SafeConsole
 from attention_patterns.sample import load_sample
 from attention_patterns_service.client import Client
-from attention_patterns_service.command.process import credentials_of, load
+from attention_patterns_service.command.bundle_trial import try_bundle
+from attention_patterns_service.command.problems import try_settings
+from attention_patterns_service.command.reload import load
 from attention_patterns_service.command.settings import Settings
 from attention_patterns_service.limits import MIB, Limits
-from attention_patterns_service.server.access import Tokens
 from attention_patterns_service.server.server import AttentionServer
 
 _Result = TypeVar("_Result")
 
 
 def check_settings(settings: Settings) -> bool:
-    """Prints the configuration, its dangers and the steps of the self-test; returns whether all of them succeed."""
-    console = Console(highlight=False)
+    """Prints the configuration, its dangers, and what was tried with it; returns whether all of that succeeds."""
+    console = SafeConsole()
     console.print(_configuration(settings))
 
     def report(outcome: str, style: str, sentence: str) -> None:
@@ -32,6 +34,11 @@ def check_settings(settings: Settings) -> bool:
 
     for warning in settings.warnings:
         report("warning", "yellow", warning)
+    trials = list(try_settings(settings))
+    for trial in trials:
+        report(*(("ok", "green") if trial.succeeded else ("failed", "red")), trial.sentence)
+    if not all(trial.succeeded for trial in trials):
+        return False
     try:
         for step in _self_test(settings):
             report("ok", "green", step)
@@ -46,12 +53,11 @@ def _configuration(settings: Settings) -> Table:
     for setting in fields(Settings):
         value = getattr(settings, setting.name)
         if not isinstance(value, Limits):
-            table.add_row(setting.name, "none" if value is None else str(value))
+            table.add_row(setting.name, "none" if value is None else visible(value))
     limits = settings.limits
     for limit in fields(Limits):
         table.add_row(f"limits.{limit.name}", f"{getattr(limits, limit.name):,}")
-    most = settings.workers * (limits.bytes + limits.calls * limits.message_bytes)
-    table.add_row("memory of all messages, at most", f"{most // MIB:,} MiB")
+    table.add_row("memory of all messages, at most", f"{settings.workers * limits.memory // MIB:,} MiB")
     return table
 
 
@@ -62,14 +68,10 @@ def _self_test(settings: Settings) -> Iterator[str]:
         AttentionPatternsError: A step fails.
     """
     sample = load_sample()
+    if settings.model_dir:
+        try_bundle(settings.model_dir, seconds=settings.load_seconds)
     classifier, ms = _measure_time(lambda: load(settings))
     yield f"{classifier.model} loaded in {ms:.0f} ms"
-    if settings.tls_cert:
-        credentials_of(settings)
-        yield "certificate and key read"
-    if settings.tokens:
-        Tokens(settings.tokens)
-        yield "tokens read"
     expected = classifier.classify(sample.attention, tokens=sample.tokens, segments=sample.segments)
     # On a free port of this machine alone, without TLS and tokens: only a caller has what these ask for.
     with AttentionServer(classifier, port=0, limits=settings.limits) as server, Client(server.endpoint) as client:

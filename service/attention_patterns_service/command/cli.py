@@ -1,6 +1,5 @@
 """The command line of ``attention-serve``: serving, with one option per setting, and the sub-commands."""
 
-import enum
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +11,9 @@ from attention_patterns_service.command import health, token, triton
 from attention_patterns_service.command.handshake import Supervisor
 from attention_patterns_service.command.process import serve as serve_here
 from attention_patterns_service.command.reports import errors_reported
-from attention_patterns_service.command.settings import DEATH_SECONDS, Settings
+from attention_patterns_service.command.settings import DEATH_SECONDS, LogLevel, Settings
 from attention_patterns_service.command.workers import serve_by_workers
-from attention_patterns_service.limits import MIB, Limits
+from attention_patterns_service.limits import MIB, Limits, connections_by_open_files
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(token.app, name="token")
@@ -24,24 +23,19 @@ app.command("triton")(triton.triton)
 _DEFAULT, _LIMITS = Settings(), Limits()
 
 
-class LogLevel(enum.StrEnum):
-    """Severity of a log record."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
 @app.callback(invoke_without_command=True)
 def serve(
     context: typer.Context,
     *,
-    host: Annotated[str, typer.Option(help="Interface to bind.")] = _DEFAULT.host,
+    host: Annotated[str, typer.Option(help="Interface to bind, or unix:PATH for a socket file.")] = (_DEFAULT.host),
     port: Annotated[int, typer.Option(help="Port to bind; 0 takes a free one.", min=0, max=65535)] = _DEFAULT.port,
     model_dir: Annotated[Path | None, typer.Option(help="Folder of the model bundle (default: the bundled one).")] = (
         _DEFAULT.model_dir
     ),
+    load_seconds: Annotated[
+        float,
+        typer.Option(help="Seconds in which a model bundle that is read again must be loaded and tried.", min=1),
+    ] = _DEFAULT.load_seconds,
     workers: Annotated[
         int, typer.Option(help="Number of processes, which share the port and the cores.", min=1)
     ] = _DEFAULT.workers,
@@ -56,11 +50,30 @@ def serve(
     grace: Annotated[
         float, typer.Option(help="Seconds that calls in flight get to finish after SIGTERM.", min=0)
     ] = _DEFAULT.grace,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port that answers health checks alone, without TLS, for probes that speak none (default: no such "
+            "port).",
+            min=1,
+            max=65535,
+        ),
+    ] = _DEFAULT.health_port,
     metrics_host: Annotated[str, typer.Option(help="Interface of the metrics page.")] = _DEFAULT.metrics_host,
     metrics_port: Annotated[
         int | None,
         typer.Option(help="Port of the metrics page, for Prometheus (default: no page).", min=1, max=65535),
     ] = _DEFAULT.metrics_port,
+    metrics_tls: Annotated[
+        bool, typer.Option("--metrics-tls", help="Encrypt the metrics page by --tls-cert and --tls-key.")
+    ] = _DEFAULT.metrics_tls,
+    metrics_tokens: Annotated[
+        Path | None,
+        typer.Option(
+            help="Access tokens of the metrics page, a JSON file made by 'attention-serve token add' "
+            "(default: readers need no access token)."
+        ),
+    ] = _DEFAULT.metrics_tokens,
     tls_cert: Annotated[
         Path | None,
         typer.Option(help="Certificate chain of the server, a PEM file, read again when renewed (default: no TLS)."),
@@ -73,6 +86,14 @@ def serve(
             "need no certificate)."
         ),
     ] = _DEFAULT.tls_client_ca,
+    tls_client_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tls-client-name",
+            help="Name, in a client's certificate, that is let in; may be given several times (default: all that "
+            "--tls-client-ca has signed).",
+        ),
+    ] = None,
     tokens: Annotated[
         Path | None,
         typer.Option(
@@ -91,22 +112,37 @@ def serve(
     max_calls: Annotated[
         int, typer.Option(help="Number of calls in flight, an open stream being one; more are refused at once.", min=1)
     ] = _LIMITS.calls,
+    max_token_calls: Annotated[
+        int, typer.Option(help="Number of these calls that callers with one access token may have.", min=1)
+    ] = _LIMITS.token_calls,
     max_bytes_mib: Annotated[
-        int, typer.Option(help="Size of the messages of all calls in flight, MiB; more are refused at once.", min=1)
+        int,
+        typer.Option(
+            help="Memory of the messages of all calls in flight, their work and answers, MiB; more are refused.", min=1
+        ),
     ] = _LIMITS.bytes // MIB,
     max_seconds: Annotated[
         float, typer.Option(help="Seconds after which a request is cancelled.", min=0)
     ] = _LIMITS.seconds,
     max_idle_seconds: Annotated[
-        float, typer.Option(help="Seconds of silence after which an open stream is ended.", min=0)
+        float, typer.Option(help="Seconds without a good request after which an open stream is ended.", min=0)
     ] = _LIMITS.idle_seconds,
+    max_stream_seconds: Annotated[
+        float, typer.Option(help="Seconds after which an open stream is ended.", min=0)
+    ] = _LIMITS.stream_seconds,
+    max_connections: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of connections; more are closed at once (default: what the limit of open files allows).", min=1
+        ),
+    ] = None,
     log_level: Annotated[
         LogLevel, typer.Option(help="Least severe level to log; info logs one line per call.", case_sensitive=False)
     ] = LogLevel.INFO,
     check: Annotated[
         bool,
         typer.Option(
-            "--check", help="Print the configuration, start and test a temporary server that has it, and exit."
+            "--check", help="Print the configuration, try all that a server with it needs, test one, and exit."
         ),
     ] = False,
 ) -> None:
@@ -123,14 +159,19 @@ def serve(
             host=host,
             port=port,
             model_dir=model_dir,
+            load_seconds=load_seconds,
             workers=workers,
             max_deaths=max_deaths,
             grace=grace,
+            health_port=health_port,
             metrics_host=metrics_host,
             metrics_port=metrics_port,
+            metrics_tls=metrics_tls,
+            metrics_tokens=metrics_tokens,
             tls_cert=tls_cert,
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
+            tls_client_names=tuple(tls_client_names or ()),
             tokens=tokens,
             reflection=reflection,
             log_level=log_level.value,
@@ -139,9 +180,12 @@ def serve(
                 maps=max_maps,
                 length=max_length,
                 calls=max_calls,
+                token_calls=max_token_calls,
                 bytes=max_bytes_mib * MIB,
                 seconds=max_seconds,
                 idle_seconds=max_idle_seconds,
+                stream_seconds=max_stream_seconds,
+                connections=max_connections or connections_by_open_files(),
             ),
         )
         if check:

@@ -11,6 +11,7 @@ import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 _SERVICE = "attention_patterns.v1.AttentionPatternService"
+_LONGEST = 1000  # characters of a message
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -57,5 +58,7 @@ def _channel(endpoint: str, *, tls_ca: Path | None, tls_cert: Path | None, tls_k
 
 
 def _fail_with(message: str) -> typer.Exit:
-    typer.echo(f"attention-serve health: {message}", err=True)
+    # As attention_patterns.programs.foreign_text does, whose import would take a second of each probe that fails.
+    safe = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message[:_LONGEST])
+    typer.echo(f"attention-serve health: {safe}", err=True)
     return typer.Exit(1)

@@ -2,111 +2,105 @@
 
 import ctypes
 import gc
+import logging
 import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import grpc
 from prometheus_client import CollectorRegistry
 
-from attention_patterns.errors import AttentionPatternsError
-from attention_patterns.pattern_classifier import PatternClassifier
+from attention_patterns.programs.temporary_folders import share_folder
 from attention_patterns_service.command.metrics_page import start_metrics_page
+from attention_patterns_service.command.problems import refuse_problems
+from attention_patterns_service.command.reload import Reloader, load
 from attention_patterns_service.command.settings import Settings
-from attention_patterns_service.command.signals import listen, next_signal
+from attention_patterns_service.command.signals import (
+    end_at_latest_in,
+    end_with_parent,
+    listen,
+    next_signal,
+    work_until_signal,
+)
 from attention_patterns_service.server.access import Open, Tokens
+from attention_patterns_service.server.client_names import ClientNames
 from attention_patterns_service.server.logs import logger, write_logs
 from attention_patterns_service.server.metrics import Metrics
 from attention_patterns_service.server.server import AttentionServer
 from attention_patterns_service.server.tls import Certificates
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
+_LAST = 5.0  # seconds beyond the grace after which the process ends, whatever its threads do
 
 
 def serve(settings: Settings, *, as_worker: bool = False, on_ready: Callable[[AttentionServer], None]) -> None:
     """Serves until SIGTERM or SIGINT, alone or as one worker of several behind one port.
 
     Raises:
-        BundleError: The bundle is missing, damaged, or made for another rendering.
-        SourceError: A certificate or the token file cannot be read.
-        ServerError: The port, or that of the metrics, cannot be bound.
+        InvalidSettingsError: Something that the server needs cannot be had.
+        BundleError: The net of the bundle cannot be run.
     """
     signals = listen(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     if as_worker:
-        _end_with_parent()
-    write_logs(level=settings.log_level)
+        end_with_parent(signal.SIGTERM)
+        share_folder(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+    else:  # of workers the supervisor has tried it
+        refuse_problems(settings)
+    metrics = Metrics(CollectorRegistry())
+    write_logs(level=settings.log_level, on_drop=metrics.count_dropped_line)
     _keep_memory()
     access = Tokens(settings.tokens) if settings.tokens else Open()
     server = AttentionServer(
-        load(settings),
+        work_until_signal(signals, lambda: load(settings)),
         host=settings.host,
         port=settings.port,
         limits=settings.limits,
         access=access,
-        credentials=credentials_of(settings),
+        client_names=ClientNames(frozenset(settings.tls_client_names)),
+        credentials=credentials_of(settings, lambda success: metrics.note_reload("certificates", success=success)),
+        health_address=settings.health_address,
         reflection=settings.reflection,
         shared_port=as_worker,
-        metrics=Metrics(registry := CollectorRegistry()),
+        metrics=metrics,
+        on_death=_end_deaf,
     )
-    if not as_worker:  # the supervisor serves the metrics of all workers together
-        start_metrics_page(settings, registry)
+    # The supervisor serves the metrics of all workers together.
+    page = None if as_worker else start_metrics_page(settings, metrics.registry)
     for warning in settings.warnings:
         logger.warning(warning)
     gc.freeze()  # all that is loaded stays: the collector need not look at it again and again
     server.start()
+    reloader = Reloader(server, settings, access)
     on_ready(server)
     while next_signal(signals) is signal.SIGHUP:
-        _reload(server, settings, access)
+        reloader.ask()
+        if page:
+            page.reload()
+    end_at_latest_in(settings.grace + _LAST)
     server.stop(grace=settings.grace)
+    reloader.stop()
 
 
-def load(settings: Settings) -> PatternClassifier:
-    """Loads the classifier, ready for its first call.
-
-    Workers have the cores twice over: one alone at work uses more than its share, and all of them little more.
-
-    Raises:
-        BundleError: The bundle is missing, damaged, or made for another rendering.
-    """
-    cores = len(os.sched_getaffinity(0))
-    threads = max(1, min(cores, 2 * cores // settings.workers))
-    classifier = PatternClassifier.load(settings.model_dir, threads=threads)
-    classifier.warm_up()
-    return classifier
-
-
-def credentials_of(settings: Settings) -> grpc.ServerCredentials | None:
+def credentials_of(
+    settings: Settings, on_renewal: Callable[[bool], None] = lambda _success: None
+) -> grpc.ServerCredentials | None:
     """Returns the credentials of the server's port; None where it serves without TLS.
 
+    ``on_renewal`` receives whether a certificate that was renewed can serve.
+
     Raises:
-        SourceError: A file cannot be read.
+        SourceError: A file cannot be read, or cannot serve.
     """
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    return Certificates(cert=settings.tls_cert, key=settings.tls_key, client_ca=settings.tls_client_ca).credentials()
+    return Certificates(settings.certificate, on_renewal).credentials() if settings.certificate else None
 
 
-def _reload(server: AttentionServer, settings: Settings, access: Open | Tokens) -> None:
-    """Reads bundle and tokens again; a broken one is refused, and the one before it stays."""
-    try:
-        classifier = load(settings)
-        server.replace(classifier)
-        logger.info("model loaded", extra={"model": classifier.model, "sha256": classifier.bundle.sha256})
-    except AttentionPatternsError as error:
-        logger.error("model refused, the one before it stays", extra={"error": str(error)})
-    if isinstance(access, Tokens):
-        try:
-            access.reload()
-        except AttentionPatternsError as error:
-            logger.error("tokens refused, those before them stay", extra={"error": str(error)})
-
-
-def _end_with_parent() -> None:
-    """Has Linux end this worker when its supervisor dies: it would keep the port, and nobody would watch it."""
-    with suppress(OSError, AttributeError):  # another system
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _end_deaf() -> None:
+    """Ends a process that takes no call any more; whoever watches it starts another."""
+    logger.critical("gRPC's own thread has died, under a limit of memory or threads; this process ends")
+    logging.shutdown()  # waits a little for the line to be read
+    os._exit(1)
 
 
 def _keep_memory() -> None:

@@ -6,7 +6,6 @@ rendering and measuring stay with the caller.
 
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -14,6 +13,8 @@ import typer
 from attention_patterns.bundle import ModelBundle
 from attention_patterns.errors import BundleError
 from attention_patterns.patterns import PATTERNS
+from attention_patterns.programs.foreign_text import print_path
+from attention_patterns.programs.temporary_folders import temporary_folder
 from attention_patterns.programs.whole_files import write_whole
 from attention_patterns.rendering import CHANNELS
 from attention_patterns_service.command.reports import errors_reported
@@ -36,7 +37,7 @@ def triton(
     Prints the folder of the exported model, named after the bundle. An earlier export there is replaced.
     """
     with errors_reported("attention-serve triton"):
-        typer.echo(export(ModelBundle.read(model_dir), folder, instances=instances))
+        print_path(export(ModelBundle.read(model_dir), folder, instances=instances))
 
 
 def export(bundle: ModelBundle, folder: Path, *, instances: int = 2) -> Path:
@@ -61,8 +62,8 @@ def export(bundle: ModelBundle, folder: Path, *, instances: int = 2) -> Path:
     if target.exists() and not _is_exported(target):
         raise FileExistsError(f"{target} exists and is not an exported model; move it away or choose another FOLDER")
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as work:
-        new, old = Path(work) / "new", Path(work) / "old"
+    with temporary_folder(".attention-partial-", parent=folder) as work:
+        new, old = work / "new", work / "old"
         (new / _NET).parent.mkdir(parents=True)
         write_whole(new / _NET, bundle.model_path.read_bytes())
         write_whole(new / _LABELS, "".join(f"{pattern}\n" for pattern in PATTERNS))

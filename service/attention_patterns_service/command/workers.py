@@ -3,24 +3,23 @@
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from attention_patterns.errors import ServerError
+from attention_patterns.programs.temporary_folders import temporary_folder
 from attention_patterns_service.command.handshake import Handshake
-from attention_patterns_service.command.metrics_page import start_metrics_page
+from attention_patterns_service.command.metrics_page import MetricsPage, start_metrics_page
+from attention_patterns_service.command.problems import refuse_problems
 from attention_patterns_service.command.settings import DEATH_SECONDS, Settings
-from attention_patterns_service.command.signals import listen, next_signal
+from attention_patterns_service.command.signals import blocked, listen, next_signal
 from attention_patterns_service.server.logs import logger, write_logs
 
 _PAUSE = 1.0  # seconds before a dead worker is replaced: one that dies at its start must not spin
@@ -37,12 +36,15 @@ def serve_by_workers(
     SIGHUP goes on to the workers. ``on_ready`` is called with the endpoint and the process ids.
 
     Raises:
-        ServerError: The port cannot be bound, a worker cannot start, or too many have died.
+        InvalidSettingsError: Something that the server needs cannot be had.
+        ServerError: A worker cannot start, or too many have died.
     """
     signals = listen(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+    refuse_problems(settings)
     write_logs(level=settings.log_level)
-    with _reserve_port(settings) as port, tempfile.TemporaryDirectory(prefix="attention-metrics-") as metrics:
-        workers = _Workers(settings, options, port=port, metrics=metrics)
+    # Held and never listened to here, the port stays the workers' while one is replaced.
+    with settings.address.hold(shared=True) as port, temporary_folder("attention-metrics-") as metrics:
+        workers = _Workers(settings, options, port=port, metrics=str(metrics))
         try:
             workers.run(signals, on_ready)
         finally:
@@ -56,13 +58,11 @@ class _Worker:
     Attributes:
         process: The process.
         handshake: The pipe through which the process reports.
-        reloads: Number of SIGHUPs, counted from the start of the supervisor, that the process took part in.
         serves: Whether the handshake is complete.
     """
 
     process: subprocess.Popen[bytes]
     handshake: Handshake
-    reloads: int
     serves: bool = False
 
 
@@ -76,7 +76,7 @@ class _Workers:
         self._workers: list[_Worker] = []
         self._starts = [0.0] * settings.workers  # times from which workers are to be started
         self._deaths: deque[float] = deque(maxlen=settings.max_deaths)  # the times of the last ones
-        self._reloads = 0
+        self._page: MetricsPage | None = None
         self._began = False
 
     def run(self, signals: int, on_ready: Callable[[str, Sequence[int]], None]) -> None:
@@ -92,12 +92,16 @@ class _Workers:
             if not self._began and all(worker.serves for worker in self._workers):
                 self._began = True
                 self._start_metrics_page()
-                on_ready(f"{self._settings.host}:{self._port}", [worker.process.pid for worker in self._workers])
+                endpoint = str(replace(self._settings.address, port=self._port))
+                on_ready(endpoint, [worker.process.pid for worker in self._workers])
             match self._wait(signals):
                 case signal.SIGTERM | signal.SIGINT:
                     return
                 case signal.SIGHUP:
-                    self._reloads += 1
+                    for worker in self._workers:
+                        worker.process.send_signal(signal.SIGHUP)
+                    if self._page:
+                        self._page.reload()
 
     def end(self) -> None:
         """Ends the workers, and kills those that are not done within their grace."""
@@ -120,14 +124,15 @@ class _Workers:
 
     def _start_worker(self) -> _Worker:
         handshake = Handshake(self._port)
-        process = subprocess.Popen(
-            self._command,
-            env=os.environ | handshake.variables | {"PROMETHEUS_MULTIPROC_DIR": self._metrics},
-            stdout=_STANDARD_ERROR,  # standard output is the supervisor's alone
-            pass_fds=[handshake.writing],
-        )
+        with blocked(signal.SIGHUP):  # the worker inherits this: the signal waits until it listens
+            process = subprocess.Popen(
+                self._command,
+                env=os.environ | handshake.variables | {"PROMETHEUS_MULTIPROC_DIR": self._metrics},
+                stdout=_STANDARD_ERROR,  # standard output is the supervisor's alone
+                pass_fds=[handshake.writing],
+            )
         handshake.close_workers_end()
-        return _Worker(process, handshake, self._reloads)
+        return _Worker(process, handshake)
 
     def _look_at(self, worker: _Worker) -> None:
         if worker.process.poll() is not None:
@@ -142,9 +147,6 @@ class _Workers:
                 worker.process.wait()
                 self._replace(worker)
                 return
-        if worker.serves and worker.reloads < self._reloads:  # one that still starts would die of the signal
-            worker.process.send_signal(signal.SIGHUP)
-            worker.reloads = self._reloads
 
     def _replace(self, worker: _Worker) -> None:
         """Notes the death of a worker, and when another is to be started.
@@ -171,7 +173,7 @@ class _Workers:
     def _start_metrics_page(self) -> None:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=self._metrics)
-        start_metrics_page(self._settings, registry)
+        self._page = start_metrics_page(self._settings, registry)
 
     def _wait(self, signals: int) -> signal.Signals | None:
         """Waits for a signal, which it returns, for a handshake, or for the time to start a worker."""
@@ -183,20 +185,3 @@ class _Workers:
 
 def _end_of(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-
-
-@contextmanager
-def _reserve_port(settings: Settings) -> Iterator[int]:
-    """Yields a port that the workers share; bound and never listened to here, it stays theirs while one is replaced."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as holder:
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as alone:  # refused where another program listens there
-                alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # but not for connections that end there
-                alone.bind((settings.host.strip("[]"), settings.port))
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            holder.bind((settings.host.strip("[]"), settings.port))
-        except OSError as error:
-            raise ServerError(f"{settings.host}:{settings.port} cannot be bound: {error.strerror}") from error
-        yield holder.getsockname()[1]

@@ -35,7 +35,6 @@ from attention_patterns.patterns import PATTERN_NAMES, PATTERNS
 from attention_patterns.rendering import CHANNELS, RENDERING_VERSION
 from attention_patterns.special_tokens import is_special
 from attention_patterns_service.contract.chunks import select_maps
-from attention_patterns_service.contract.errors import Failure
 from attention_patterns_service.contract.measure_messages import (
     flat,
     read_attention_to,
@@ -50,6 +49,8 @@ from attention_patterns_service.pb.attention_patterns.v1 import attention_patter
 
 LONGEST_REQUEST_ID = 256  # characters
 _UINT32_END = 2**32
+# Most bytes in an answer: of a head, of the measures of a token group beside its name, of a position, of all else.
+_HEAD_BYTES, _GROUP_BYTES, _POSITION_BYTES, _FRAME_BYTES = 160, 40, 3, 4096
 
 # The payloads: tensor values, images, and the answer within the answer of a stream.
 HEADS = Route(pb.ClassifyHeadsRequest, (2, 3), rest=DECLARATIONS)
@@ -89,7 +90,7 @@ def declared_request(declaration: Declaration, *, length: int) -> pb.ClassifyHea
             tokens=tokens,
             token_groups=[pb.TokenGroup(name=g.name, positions=kept[g.positions].tolist()) for g in groups],
             segment_ids=() if segments is None else np.unique(segments, return_inverse=True)[1].tolist(),
-            valid_length=len(kept) if padded and prefix else 0,
+            valid_length=len(kept) if padded and prefix else None,
             mask=np.isin(np.arange(length), kept).tolist() if padded and not prefix else (),
             causality=_CAUSALITIES[declaration.causal],
         )
@@ -127,10 +128,8 @@ def maps_of(parcel: Parcel[pb.ClassifyHeadsRequest]) -> AttentionMaps:
         DataTypeError: The tensor is not of a type that is read.
         SelectionError: A selected layer or head is not in the tensor, or named twice.
         InvalidDeclarationError: An index does not fit into 32 bits.
-        RequestIdError: The request id is too long.
     """
     request = parcel.message
-    check_request_id(request.request_id)
     data = (
         request.attention.data or parcel.payload or b""
     )  # of several payloads the last counts, which is in the message
@@ -141,14 +140,15 @@ def maps_of(parcel: Parcel[pb.ClassifyHeadsRequest]) -> AttentionMaps:
     return _select(maps, {"layer": list(request.layers), "head": list(request.heads)})
 
 
-def check_request_id(request_id: str) -> None:
-    """Refuses a request id that is too long.
+def check_request_id(request_id: str) -> str:
+    """Returns a request id that is not too long.
 
     Raises:
         RequestIdError: The id has more than 256 characters.
     """
     if len(request_id) > LONGEST_REQUEST_ID:
         raise RequestIdError(f"request_id has {len(request_id)} characters, expected at most {LONGEST_REQUEST_ID}")
+    return request_id
 
 
 def _read_tensor(tensor: pb.Tensor, data: memoryview | bytes, *, first_layer: int, first_head: int) -> AttentionMaps:
@@ -198,7 +198,7 @@ def declaration_of(request: pb.ClassifyHeadsRequest, length: int) -> Declaration
         tokens=list(request.tokens) or None,
         token_groups=groups,
         segments=_segments_of(request, length),
-        valid_length=request.valid_length or None,
+        valid_length=request.valid_length if request.HasField("valid_length") else None,
         mask=list(request.mask) or None,
         causal=_CAUSAL[request.causality],
     )
@@ -249,6 +249,18 @@ def response_of(
     )
 
 
+def size_of_response(maps: AttentionMaps, declaration: Declaration) -> int:
+    """Returns the most bytes of the answer to ``maps``."""
+    groups = sum(_GROUP_BYTES + len(group.name.encode()) for group in declaration.groups)
+    positions = sum(len(group.positions) for group in declaration.groups) + len(maps.values) * maps.length
+    return _FRAME_BYTES + len(maps.values) * (_HEAD_BYTES + groups) + groups + _POSITION_BYTES * positions
+
+
+def size_of_images_response(count: int) -> int:
+    """Returns the most bytes of the answer to so many images."""
+    return _FRAME_BYTES + 4 * len(PATTERNS) * count
+
+
 def classification_of(
     responses: Sequence[pb.ClassifyHeadsResponse], *, leading: tuple[int, ...], length: int
 ) -> Classification:
@@ -289,22 +301,6 @@ def classification_of(
     )
 
 
-def stream_response_of(
-    request: pb.ClassifyHeadsRequest, outcome: bytes | Failure
-) -> Parcel[pb.StreamClassifyHeadsResponse]:
-    """Returns the answer of a stream to a request; ``outcome`` is the answer proper as it travels, or the failure."""
-    answer = pb.StreamClassifyHeadsResponse(
-        request_id=request.request_id[:LONGEST_REQUEST_ID],
-        first_layer=request.first_layer,
-        first_head=request.first_head,
-    )
-    if not isinstance(outcome, Failure):
-        return Parcel(answer, outcome)
-    code: int = outcome.code.value[0]
-    answer.error.MergeFrom(pb.StreamError(code=code, reason=outcome.reason, message=outcome.message))
-    return Parcel(answer, None)
-
-
 def images_request_of(images: NDArray[np.uint8]) -> Parcel[pb.ClassifyImagesRequest]:
     """Returns the request to classify images uint8 [n, 3, size, size]."""
     message = pb.ClassifyImagesRequest(rendering_version=RENDERING_VERSION, image_size=images.shape[-1])
@@ -318,10 +314,8 @@ def images_of(parcel: Parcel[pb.ClassifyImagesRequest], *, image_size: int) -> N
         ModelReplacedError: The images are not of the size that this model reads.
         VersionError: The images are of another rendering.
         ShapeError: There is no image, or an incomplete one.
-        RequestIdError: The request id is too long.
     """
     request = parcel.message
-    check_request_id(request.request_id)
     if request.rendering_version != RENDERING_VERSION:
         raise VersionError(f"rendering_version is {request.rendering_version}, the model reads {RENDERING_VERSION}")
     if request.image_size != image_size:

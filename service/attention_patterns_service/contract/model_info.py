@@ -31,6 +31,15 @@ class ModelInfo:
         max_message_bytes: Largest message that the server takes.
         max_maps: Most maps in a request.
         max_length: Most tokens of a map, padding included.
+        max_calls: Most calls accepted and not yet answered, all callers together; an open stream is one.
+        max_bytes: Most bytes of memory for all callers together, half for messages and answers, half for the work.
+        max_groups: Most token groups in a request, special tokens included.
+        max_answer_bytes: Largest answer that the server gives.
+        max_token_calls: Most calls in flight of callers with one access token.
+        max_seconds: Longest time that a request may take.
+        max_idle_seconds: Longest time between two good requests of a stream.
+        max_stream_seconds: Longest time that a stream may stay open.
+        max_calls_per_second: Calls per second that the caller's token may make; None where they are not counted.
     """
 
     name: str
@@ -46,29 +55,43 @@ class ModelInfo:
     max_message_bytes: int
     max_maps: int
     max_length: int
+    max_calls: int
+    max_bytes: int
+    max_groups: int
+    max_answer_bytes: int
+    max_token_calls: int
+    max_seconds: float
+    max_stream_seconds: float
+    max_idle_seconds: float
+    max_calls_per_second: int | None
 
 
 _OF_BUNDLE = ("name", "version", "sha256", "image_size", "rendering_version", "dataset_sha256", "uncertain_below")
-_OF_SERVER = ("contract_version", "max_message_bytes", "max_maps", "max_length")
+_OF_LIMITS = (  # each as max_...
+    *("message_bytes", "maps", "length", "groups", "answer_bytes", "calls", "token_calls", "bytes"),
+    *("seconds", "idle_seconds", "stream_seconds"),
+)
 
 
-def model_response_of(bundle: ModelBundle, limits: Limits) -> pb.GetModelResponse:
-    """Returns the description of a server of the model in ``bundle``."""
+def model_response_of(bundle: ModelBundle, limits: Limits, calls_per_second: int | None = None) -> pb.GetModelResponse:
+    """Returns the description of a server of the model in ``bundle``, for a caller who may make so many calls."""
     return pb.GetModelResponse(
         **{name: getattr(bundle, name) for name in _OF_BUNDLE},
         classes=[pb.Pattern.Name(number) for number in _PATTERN_OF],
         metrics=dict(bundle.metrics),
         contract_version=CONTRACT_VERSION,
-        max_message_bytes=limits.message_bytes,
-        max_maps=limits.maps,
-        max_length=limits.length,
+        **{f"max_{name}": getattr(limits, name) for name in _OF_LIMITS},
+        max_calls_per_second=calls_per_second,
     )
 
 
 def model_info_of(response: pb.GetModelResponse) -> ModelInfo:
     """Returns the model that a server described."""
     return ModelInfo(
-        **{name: getattr(response, name) for name in (*_OF_BUNDLE, *_OF_SERVER)},
+        **{name: getattr(response, name) for name in _OF_BUNDLE},
+        **{f"max_{name}": getattr(response, f"max_{name}") for name in _OF_LIMITS},
+        contract_version=response.contract_version,
+        max_calls_per_second=response.max_calls_per_second if response.HasField("max_calls_per_second") else None,
         classes=tuple(_PATTERN_OF[number] for number in response.classes),
         metrics=MappingProxyType(dict(response.metrics)),
     )

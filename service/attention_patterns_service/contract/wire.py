@@ -10,7 +10,12 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-DECLARATIONS = 4 << 20  # most bytes of a request besides its payload
+from attention_patterns.errors import MessageError
+
+DECLARATIONS = 1 << 20  # most bytes of a request besides its payload
+_GROWTH = 64  # bytes in memory, at most, per byte of small fields once they are parsed and listed
+_COPIES = 4  # bytes in memory, at most, per byte of flat fields
+_SMALL = 4096  # most bytes of a request without a payload
 _Message = TypeVar("_Message", bound=Message)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _LONGEST_TAG = 5  # bytes
@@ -34,7 +39,7 @@ class Route(Generic[_Message]):
     Attributes:
         kind: Class of the messages.
         path: Numbers of the fields on the way, the last a bytes field.
-        rest: Most bytes besides the payload: parsed, small fields take up to 60 times their bytes.
+        rest: Most bytes besides the payload, since small fields grow when they are parsed.
         flat: Paths to other fields, which take no more than their bytes once parsed and do not count as rest.
     """
 
@@ -50,20 +55,69 @@ class Route(Generic[_Message]):
             return rest
         return b"".join(_insert_payload(memoryview(rest), self.path, parcel.payload))
 
+    def open(self, data: bytes) -> "Opened[_Message]":
+        """Finds the payload, and does not parse anything yet.
+
+        Raises:
+            DecodeError: ``data`` has too many bytes besides its payload.
+        """
+        rest, payload = _take_payload_out(memoryview(data), self.path)
+        if payload is None:
+            rest = data
+        small, flat = len(rest), 0
+        if small > self.rest:
+            flat = sum(_measure_fields(memoryview(rest), path) for path in self.flat)
+            small -= flat
+        if small > self.rest:
+            raise DecodeError(f"it has {small} bytes besides its payload, expected at most {self.rest}")
+        return Opened(self.kind, rest, payload, memory=_GROWTH * small + _COPIES * flat)
+
     def read(self, data: bytes) -> Parcel[_Message]:
         """Returns the message, and its payload as a view of ``data``.
 
         Raises:
             DecodeError: ``data`` is not a message of this kind, or has too many bytes besides its payload.
         """
-        rest, payload = _take_payload_out(memoryview(data), self.path)
-        if payload is None:
-            rest = data
-        if len(rest) > self.rest:
-            size = len(rest) - sum(_measure_fields(memoryview(rest), path) for path in self.flat)
-            if size > self.rest:
-                raise DecodeError(f"it has {size} bytes besides its payload, expected at most {self.rest}")
-        return Parcel(self.kind.FromString(rest), payload)
+        return self.open(data).parse()
+
+
+@dataclass(frozen=True)
+class Opened(Generic[_Message]):
+    """A message whose payload was found, and which is not parsed yet.
+
+    Attributes:
+        kind: Class of the message.
+        rest: Bytes of the message without its payload.
+        payload: Payload, None where there is none or ``rest`` holds it.
+        memory: Most bytes that the parsed message takes.
+    """
+
+    kind: type[_Message]
+    rest: bytes
+    payload: memoryview | bytes | None
+    memory: int
+
+    def parse(self) -> Parcel[_Message]:
+        """Returns the message and its payload.
+
+        Raises:
+            DecodeError: The bytes are not a message of this kind.
+        """
+        return Parcel(self.kind.FromString(self.rest), self.payload)
+
+
+def read_small(kind: type[_Message], data: bytes) -> _Message:
+    """Returns a message of a kind that has no payload and needs none of the load.
+
+    Raises:
+        MessageError: ``data`` is too large or no message of this kind.
+    """
+    if len(data) > _SMALL:
+        raise MessageError(f"the message has {len(data)} bytes, expected at most {_SMALL} of a {kind.DESCRIPTOR.name}")
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise MessageError(f"the message is not a {kind.DESCRIPTOR.name}: {error}") from error
 
 
 def _insert_payload(rest: memoryview, path: tuple[int, ...], payload: memoryview | bytes) -> list[memoryview | bytes]:
@@ -155,4 +209,4 @@ def _write_varint(value: int) -> bytes:
     return bytes(out)
 
 
-__all__ = ["DECLARATIONS", "DecodeError", "Parcel", "Route"]
+__all__ = ["DECLARATIONS", "DecodeError", "Opened", "Parcel", "Route", "read_small"]

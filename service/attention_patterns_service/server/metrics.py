@@ -30,7 +30,20 @@ class Metrics:
         """Registers all figures in ``registry``."""
         self.registry = registry
         self._requests = cache(
-            Counter("attention_requests", "Calls that ended.", ["method", "code"], registry=registry).labels
+            Counter(
+                "attention_requests",
+                "Requests that ended: calls, and single messages of streams.",
+                ["method", "code"],
+                registry=registry,
+            ).labels
+        )
+        self._streams = Counter("attention_streams", "Streams that ended.", ["method", "code"], registry=registry)
+        self._reloads = Gauge(
+            "attention_last_reload_success",
+            "Whether the file that was read last was taken: 1, or 0 where the one before it stays.",
+            ["file"],
+            multiprocess_mode="livemin",
+            registry=registry,
         )
         self._seconds = cache(
             Histogram(
@@ -55,10 +68,15 @@ class Metrics:
             "attention_maps", "Maps by the net's most probable pattern.", ["pattern"], registry=registry
         )
         self._uncertain = Counter("attention_uncertain_maps", "Maps whose answer is uncertain.", registry=registry)
-        self._batches = Histogram("attention_maps_per_request", "Maps per call.", buckets=_MAPS, registry=registry)
+        self._batches = Histogram("attention_maps_per_request", "Maps per request.", buckets=_MAPS, registry=registry)
         self._received = Counter("attention_received_bytes", "Bytes of messages received.", registry=registry)
         self._sent = Counter("attention_sent_bytes", "Bytes of answers.", registry=registry)
-        self._refused = Counter("attention_refused", "Calls that failed, by reason.", ["reason"], registry=registry)
+        self._refused = Counter(
+            "attention_refused", "Requests and calls that failed, by reason.", ["reason"], registry=registry
+        )
+        self._dropped = Counter(
+            "attention_log_lines_dropped", "Log lines that were dropped since nobody read them.", registry=registry
+        )
         self._calls = Gauge(
             "attention_requests_in_flight",
             "Calls in flight.",
@@ -67,7 +85,7 @@ class Metrics:
         )
         self._bytes = Gauge(
             "attention_bytes_in_flight",
-            "Bytes of the messages of calls in flight.",
+            "Bytes that the calls in flight take: messages, work and answers.",
             multiprocess_mode="livesum",
             registry=registry,
         )
@@ -132,13 +150,27 @@ class Metrics:
         for feature, index in self._latest.indices().items():
             self._drift.labels(feature).set(index)
 
+    def count_dropped_line(self) -> None:
+        """Counts a log line that was dropped."""
+        self._dropped.inc()
+
     def count_refusal(self, method: str, failure: Failure) -> None:
         """Counts a call that was not let in."""
         self._requests(method, failure.code.name).inc()
         self._refused.labels(reason=failure.reason).inc()
 
+    def note_reload(self, file: str, *, success: bool) -> None:
+        """Notes whether a file that was read again, "model", "tokens" or "certificates", was taken."""
+        self._reloads.labels(file).set(success)
+
+    def count_stream(self, method: str, failure: Failure | None) -> None:
+        """Counts a stream that was let in and has ended, well or with a failure; its messages were counted apart."""
+        self._streams.labels(method, failure.code.name if failure else "OK").inc()
+        if failure:
+            self._refused.labels(reason=failure.reason).inc()
+
     def count_call(self, call: Call, failure: Failure | None) -> None:
-        """Counts a call that was let in and has ended, well or with a failure."""
+        """Counts a request that was let in and has ended, well or with a failure."""
         self._requests(call.method, failure.code.name if failure else "OK").inc()
         self._seconds(call.method).observe(call.elapsed)
         for stage, seconds in call.stages.items():

@@ -1,53 +1,65 @@
-"""Answers to the messages of a stream, in their order, while a few messages are read ahead."""
+"""The messages of a stream as they come: one is read ahead, and silence and age have an end."""
 
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from queue import Empty, Queue
-from threading import Thread
+from queue import Empty, SimpleQueue
+from threading import Semaphore
+from typing import NoReturn
 
 import grpc
 
 from attention_patterns.errors import DeadlineError
-
-READ_AHEAD = 2  # messages of a stream that are answered before their answer's turn comes
-
-
-def answer_in_order(
-    answer: Callable[[bytes], bytes], messages: Iterator[bytes], *, idle_seconds: float
-) -> Generator[bytes, None, None]:
-    """Yields the answers in the order of the messages, reading and answering a few ahead.
-
-    A thread of its own reads, so that no answer waits for the message after it.
-
-    Raises:
-        DeadlineError: No message came for ``idle_seconds``.
-    """
-    pending: Queue[Future[bytes] | None] = Queue(READ_AHEAD)
-    pool = ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="stream")
-
-    def read() -> None:
-        with suppress(grpc.RpcError, RuntimeError):  # the call was cancelled; the pool was shut down
-            for message in messages:
-                pending.put(pool.submit(answer, message))
-        pending.put(None)
-
-    future: Future[bytes] | None = Future()
-    reader = Thread(target=read, name="stream-reader", daemon=True)
-    reader.start()
-    try:
-        while (future := pending.get(timeout=idle_seconds)) is not None:
-            yield future.result()
-    except Empty:
-        raise DeadlineError(f"no request came for {idle_seconds:g} s") from None
-    finally:
-        # Whoever closes this generator ends the call, and with it the reader, unless that waits for room in the queue.
-        pool.shutdown(wait=False, cancel_futures=True)
-        if future is not None:
-            Thread(target=_drain, args=(pending, reader), name="stream-drain", daemon=True).start()
+from attention_patterns_service.limits import Limits
 
 
-def _drain(pending: "Queue[Future[bytes] | None]", reader: Thread) -> None:
-    while reader.is_alive():
-        with suppress(Empty):
-            pending.get(timeout=0.1)
+class Incoming:
+    """The messages of a stream, of which the next one is read while one is answered."""
+
+    def __init__(self, messages: Iterator[bytes], readers: ThreadPoolExecutor, limits: Limits) -> None:
+        """Begins to read ``messages`` on a thread of ``readers``."""
+        self._limits = limits
+        self._last_good_one = time.monotonic()
+        self._end = self._last_good_one + limits.stream_seconds
+        self._came: SimpleQueue[bytes | None] = SimpleQueue()
+        self._room, self._closed = Semaphore(1), False  # for one message
+        readers.submit(self._read, messages)
+
+    def next(self) -> bytes | None:
+        """Waits for the next message and returns it; None after the last.
+
+        Raises:
+            DeadlineError: None came in time, or the stream is too old.
+        """
+        last = min(self._last_good_one + self._limits.idle_seconds, self._end)
+        try:
+            message = self._came.get(timeout=max(0.0, last - time.monotonic()))
+        except Empty:
+            self._end_late()
+        if time.monotonic() > last:
+            self._end_late()
+        self._room.release()
+        return message
+
+    def note_good_one(self) -> None:
+        """Notes that a message was answered: others, which cost a caller nothing, are no sign of life."""
+        self._last_good_one = time.monotonic()
+
+    def close(self) -> None:
+        """Has the reader end, at the latest with the call."""
+        self._closed = True
+        self._room.release()
+
+    def _end_late(self) -> NoReturn:
+        limits = self._limits
+        if time.monotonic() >= self._end:
+            raise DeadlineError(f"the stream has been open for {limits.stream_seconds:g} s, the longest; open another")
+        raise DeadlineError(f"no request that could be answered came for {limits.idle_seconds:g} s")
+
+    def _read(self, messages: Iterator[bytes]) -> None:
+        with suppress(grpc.RpcError):  # the call ended
+            while self._room.acquire() and not self._closed and (message := next(messages, None)) is not None:
+                self._came.put(message)
+                del message  # the one that is read next may be long in coming
+        self._came.put(None)

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from attention_patterns.programs.extras import name_missing_extra
+from attention_patterns.programs.foreign_text import visible
 from attention_patterns_service.contract.errors import Failure
 from attention_patterns_service.server.call import Call
 
-_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 Trace = Callable[[Call, Failure | None, Iterable[tuple[str, Any]]], None]
 
 
@@ -22,9 +23,9 @@ def load_tracing() -> Trace | None:
     Raises:
         MissingExtraError: Traces are asked for and the extra ``traces`` is not installed.
     """
-    if _ENDPOINT not in os.environ:
+    if ENDPOINT not in os.environ:
         return None
-    with name_missing_extra("traces", needed_by=_ENDPOINT):
+    with name_missing_extra("traces", needed_by=ENDPOINT):
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
@@ -46,13 +47,13 @@ def load_tracing() -> Trace | None:
             attributes={
                 "rpc.system": "grpc",
                 "rpc.method": call.method,
-                "attention.request_id": call.request_id,
+                "attention.request_id": visible(call.request_id),
                 "attention.maps": call.maps,
                 **{f"attention.{stage}_ms": 1000 * seconds for stage, seconds in call.stages.items()},
             },
         )
         if failure:
-            span.set_status(StatusCode.ERROR, f"{failure.reason}: {failure.message}")
+            span.set_status(StatusCode.ERROR, failure.reason)  # the message may quote tokens
         span.end(end)
 
     return trace

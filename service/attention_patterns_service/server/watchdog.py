@@ -1,7 +1,7 @@
-"""The watchdog ends calls whose message does not come or whose answer is not taken: they would keep their places."""
+"""The watchdog: it ends calls that wait too long for their caller, and reports that gRPC's own thread has died."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
 
@@ -11,11 +11,17 @@ _PERIOD = 0.5  # seconds between two rounds
 
 
 class Watchdog:
-    """A thread that cancels the calls which wait for their caller for longer than ``seconds``."""
+    """A thread that cancels the calls which wait for their caller for longer than ``seconds``.
 
-    def __init__(self, seconds: float) -> None:
-        """Takes the seconds that a call may wait; nothing is cancelled before ``start``."""
+    They would keep their places. It also calls ``on_death`` once a thread that it guards is dead: without gRPC's own,
+    the server takes no call any more, and would not notice.
+    """
+
+    def __init__(self, seconds: float, *, on_death: Callable[[], None]) -> None:
+        """Takes the seconds that a call may wait; nothing happens before ``start``."""
         self._seconds = seconds
+        self._on_death = on_death
+        self._guarded: Sequence[Thread] = ()
         self._waiting: dict[grpc.ServicerContext, float] = {}
         self._stopped = Event()
 
@@ -26,6 +32,10 @@ class Watchdog:
     def stop(self) -> None:
         """Ends the thread."""
         self._stopped.set()
+
+    def guard(self, threads: Sequence[Thread]) -> None:
+        """Watches these threads, and no others, from now on."""
+        self._guarded = threads
 
     @contextmanager
     def waiting(self, context: grpc.ServicerContext) -> Iterator[None]:
@@ -46,6 +56,9 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._stopped.wait(_PERIOD):
+            if not all(thread.is_alive() for thread in self._guarded):
+                self._guarded = ()
+                self._on_death()
             now = time.monotonic()
             for context in [context for context, end in list(self._waiting.items()) if now > end]:
                 context.cancel()

@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich import print as show
 from sklearn.metrics import accuracy_score, f1_score
 
 from attention_patterns.classification import answer_codes
 from attention_patterns.patterns import PATTERN_NAMES
+from attention_patterns.programs.terminal import show
 from attention_patterns_training.evaluation.baselines import Rule, boosted_trees, features
 from attention_patterns_training.evaluation.results import read_results, write_section
 from attention_patterns_training.labels.dataset import LabelledMaps, read_dataset

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rich import print as show
 from sklearn.metrics import accuracy_score, classification_report, cohen_kappa_score, confusion_matrix, f1_score
 from sklearn.utils import resample
 
 from attention_patterns.bundle import ModelBundle
 from attention_patterns.pattern_classifier import PatternClassifier
 from attention_patterns.patterns import PATTERN_NAMES
+from attention_patterns.programs.terminal import show
 from attention_patterns_training.evaluation.results import write_section
 from attention_patterns_training.labels.annotators import is_certain
 from attention_patterns_training.labels.dataset import LabelledMaps, read_dataset, segment_lengths

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import print as show
 
 from attention_patterns.pattern_classifier import PatternClassifier
 from attention_patterns.patterns import Pattern
+from attention_patterns.programs.terminal import show
 from attention_patterns_training.evaluation.card import write_card
 from attention_patterns_training.evaluation.results import write_section
 from attention_patterns_training.labels.annotators import is_certain

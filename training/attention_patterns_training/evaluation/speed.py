@@ -4,7 +4,6 @@ Everything is measured in one run of onnxruntime on the same images, rounds take
 of the paper is 8 convolutions of 16-16-32-32-64-64-128-128 channels on 64 x 64 pixels, stride 2 every second.
 """
 
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,11 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from rich import print as show
 from sklearn.metrics import f1_score
 
 from attention_patterns.bundle import BUNDLED, ModelBundle
+from attention_patterns.programs.temporary_folders import temporary_folder
+from attention_patterns.programs.terminal import show
 from attention_patterns_training.evaluation.ablation import ALTERNATIVES, PLAINLY, answer_names
 from attention_patterns_training.evaluation.card import write_card
 from attention_patterns_training.evaluation.results import write_section
@@ -96,11 +96,11 @@ def measure_speed(*, keep: bool = False) -> None:
     """
     bundle, data = ModelBundle.read(BUNDLED), read_dataset()
     shipped = ALTERNATIVES["shipped"].design
-    with tempfile.TemporaryDirectory() as scratch:
-        files = {"shipped": bundle.model_path} | _quantise(bundle, data, Path(scratch))
+    with temporary_folder("attention-speed-") as scratch:
+        files = {"shipped": bundle.model_path} | _quantise(bundle, data, scratch)
         models = {name: _Model.open(path, shipped) for name, path in files.items()}
         for number, design in enumerate({recipe.design for recipe in ALTERNATIVES.values()} - {shipped}):
-            folder = Path(scratch) / str(number)
+            folder = scratch / str(number)
             export(PatternNet(design).eval(), design, folder, temperature=1.0, dataset_sha256="")
             models[str(design)] = _Model.open(folder / "model.onnx", design)
         rates = _rates(models)

@@ -22,12 +22,13 @@ import pandas as pd
 import typer
 from flask import Flask, Response, abort, render_template, request
 from numpy.typing import NDArray
-from rich.console import Console
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server
 
 from attention_patterns.attention_map import SHORTEST_LABELLED, read_attention, read_declaration
 from attention_patterns.errors import InvalidAttentionError, ShapeError
+from attention_patterns.programs.foreign_text import visible
+from attention_patterns.programs.terminal import SafeConsole
 from attention_patterns.rendering import find_causal, render
 from attention_patterns_training.labels.annotators import Annotator, is_waiting
 from attention_patterns_training.labels.answers import HEADER, Answer, AnswerFile
@@ -178,12 +179,12 @@ def create_app(maps: list[ShownMap], file: AnswerFile, *, annotator: Annotator, 
     app = Flask(__name__, static_folder=None, template_folder=TEMPLATES)
     app.config.update(TRUSTED_HOSTS=["127.0.0.1", "localhost"], MAX_CONTENT_LENGTH=10_000)
     version = time.time_ns()  # a browser keeps the pictures as long as this server lives
-    by_id = {shown.map_id: shown for shown in maps}
+    by_id, command = {shown.map_id: shown for shown in maps}, visible(collect)
 
     @app.get("/")
     def page() -> str:
         state = _page_state(maps, file, version)
-        return render_template("annotate.html", state=state, patterns=PATTERNS, annotator=annotator, collect=collect)
+        return render_template("annotate.html", state=state, patterns=PATTERNS, annotator=annotator, collect=command)
 
     @app.get("/picture")
     def picture() -> Response:
@@ -213,15 +214,15 @@ def create_app(maps: list[ShownMap], file: AnswerFile, *, annotator: Annotator, 
         return {}
 
     @app.errorhandler(HTTPException)
-    def refuse(error: HTTPException) -> tuple[dict[str, str | None], int]:
-        return {"error": error.description}, error.code or 500
+    def refuse(error: HTTPException) -> tuple[dict[str, str], int]:
+        return {"error": visible(error.description)}, error.code or 500
 
     return app
 
 
 def annotate(folder: Path, *, annotator: Annotator, port: int) -> None:
     """Serves the page on 127.0.0.1 until Ctrl-C or SIGTERM; port 0 takes a free one."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = SafeConsole(soft_wrap=True)
     data = begin_labels(folder)
     file = AnswerFile(folder / f"answers-{annotator}.csv")
     maps = maps_to_label(data, annotator, file.answers)

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rich import print as show
 from transformers import PreTrainedTokenizerFast
 
 from attention_patterns.attention_map import SHORTEST_LABELLED, read_attention, read_declaration
 from attention_patterns.pattern_classifier import PatternClassifier
+from attention_patterns.programs.terminal import show
 from attention_patterns.rendering import find_causal, survey
 from attention_patterns_training.labels.collection_plan import (
     EACH_INTERVENTION,

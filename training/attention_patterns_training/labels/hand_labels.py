@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import typer
-from rich import print as show
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 
 from attention_patterns.patterns import PATTERN_NAMES
+from attention_patterns.programs.terminal import show
 from attention_patterns_training.labels.annotators import Annotator, is_disputed, is_waiting
 from attention_patterns_training.labels.dataset import CODES, DATA, read_dataset, read_labels, write_labels
 from attention_patterns_training.labels.sheets import draw_sheets

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich import print as show
 from rich.progress import track
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
+from attention_patterns.programs.terminal import show
 from attention_patterns_training.sources.attention_sources import Encoding, encode
 from attention_patterns_training.sources.sentences import Example
 from attention_patterns_training.sources.texts import SourceText

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from attention_patterns.errors import AttentionPatternsError, InvalidSettingsError
 from attention_patterns.labelling.command.classifier_choice import ClassifierChoice
+from attention_patterns.labelling.command.failures import failures_of
 from attention_patterns.labelling.command.printing import (
     describe_tasks,
     print_comparison,
@@ -34,6 +34,8 @@ from attention_patterns.labelling.sources.memory import Memory, bytes_of
 from attention_patterns.labelling.sources.source import Selection
 from attention_patterns.labelling.summary.paper import SHARES, paper_task
 from attention_patterns.labelling.summary.summary_files import write_summary
+from attention_patterns.programs.foreign_text import print_error, print_path
+from attention_patterns.programs.terminal import SafeConsole
 
 _EPILOG = """\b
 Examples:
@@ -268,6 +270,7 @@ def run(
                     units=units,
                     on_begin=reporter.begin,
                     advance=reporter.advance,
+                    on_failures=reporter.fail,
                 )
         _report_result(result, compare_paper, log_format=log_format, quiet=quiet)
 
@@ -284,7 +287,7 @@ def summary(run: _RunFolder, *, compare_paper: _ComparePaper = None) -> None:
         folder = RunFolder(run)
         folder.read_request()  # refuses a folder that is not a run folder
         stacks = write_summary(folder, folder.errors())
-        console = Console(highlight=False)
+        console = SafeConsole()
         print_stacks(console, stacks)
         if compare_paper is not None:
             print_comparison(console, stacks, compare_paper)
@@ -299,7 +302,7 @@ def report(run: _RunFolder) -> None:
     with _exit_on_errors(LogFormat.TEXT):
         from attention_patterns.labelling.report.page import write_report  # noqa: PLC0415  other commands need no page
 
-        typer.echo(write_report(RunFolder(run)))
+        print_path(write_report(RunFolder(run)))
 
 
 @contextmanager
@@ -311,10 +314,10 @@ def _exit_on_errors(log_format: LogFormat) -> Iterator[None]:
         if log_format is LogFormat.JSON:
             log_error(error)
         else:
-            typer.echo(f"error: {error}", err=True)
+            print_error(f"error: {error}")
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command continues the run", err=True)
+        print_error("interrupted; the same command continues the run")
         raise typer.Exit(130) from None
 
 
@@ -334,15 +337,24 @@ def _choose_engine(
 
 def _report_result(result: RunResult, compare_paper: str | None, *, log_format: LogFormat, quiet: bool) -> None:
     """Prints or logs the result of a run; exits with 1 where inputs failed."""
-    failed = len(result.errors)
+    failed, failures = len(result.errors), failures_of(result.errors)
     if log_format is LogFormat.JSON:
-        log_event("end", output=str(result.folder.path), inputs=result.inputs, maps=result.maps, failed=failed)
+        log_event(
+            "end",
+            output=str(result.folder.path),
+            inputs=result.inputs,
+            maps=result.maps,
+            failed=failed,
+            failures=failures.sentences,
+        )
     elif not quiet:
-        print_result(Console(highlight=False), result)
+        print_result(SafeConsole(), result)
     if compare_paper is not None:
-        print_comparison(Console(highlight=False), result.stacks, compare_paper)
+        print_comparison(SafeConsole(), result.stacks, compare_paper)
     if failed:
         if log_format is LogFormat.TEXT:
             errors_file = result.folder.path / "errors.jsonl"
-            typer.echo(f"{with_unit(failed, 'input')} failed, see {errors_file}", err=True)
+            print_error(f"{with_unit(failed, 'input')} failed, see {errors_file}")
+            for sentence in failures.sentences:
+                print_error(f"  {sentence}")
         raise typer.Exit(1)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import numpy as np
-from rich.console import Console
 
 from attention_patterns.errors import InvalidSettingsError
+from attention_patterns.labelling.command.failures import failures_of
 from attention_patterns.labelling.run.estimate import Estimate
 from attention_patterns.labelling.run.run import RunResult
 from attention_patterns.labelling.sources.memory import in_words
@@ -14,10 +14,15 @@ from attention_patterns.labelling.sources.source import Source
 from attention_patterns.labelling.summary.paper import compare, paper_task
 from attention_patterns.labelling.summary.summary import StackSummary
 from attention_patterns.patterns import PATTERNS
-from attention_patterns.programs.terminal import attention_table, pattern_grid, pattern_shares, with_title
+from attention_patterns.programs.terminal import (
+    SafeConsole,
+    attention_table,
+    pattern_grid,
+    pattern_shares,
+    with_title,
+)
 
 _MOST_GRIDS = 4  # of a run over many tasks or models
-_MOST_ERRORS = 3
 _MOST_TASKS = 8
 
 
@@ -38,27 +43,27 @@ def describe_tasks(source: Source, unit: str) -> str:
 
 def print_estimate(result: Estimate) -> None:
     """Prints how much a run would read, write and take."""
-    console = Console(highlight=False)
+    console = SafeConsole()
     size = f"{with_unit(result.inputs, 'input')} of {result.heads:,.10g} heads, about {with_unit(result.maps, 'map')}"
     console.print(size)
     console.print(f"{in_words(result.bytes)} to read, about {in_words(result.output_bytes)} to write")
     if result.seconds is not None:
         console.print(f"about {_format_duration(result.seconds)} on this machine")
     console.print(f"{with_unit(result.tried, 'input')} tried, {len(result.errors):,} failed; nothing was written")
-    for error in result.errors[:_MOST_ERRORS]:
-        console.print(f"  {error['input_id']}: {error['error']}: {error['message']}", markup=False)
+    for sentence in failures_of(result.errors).sentences:
+        console.print(f"  {sentence}")
 
 
-def print_result(console: Console, result: RunResult) -> None:
+def print_result(console: SafeConsole, result: RunResult) -> None:
     """Prints how much a run labelled, and its summary."""
     warned = f", {result.warned:,} with warnings" if result.warned else ""
     continued = f"; {with_unit(result.continued, 'part')} from an earlier run" if result.continued else ""
     size = f"{with_unit(result.maps, 'map')} of {with_unit(result.inputs, 'input')}{warned}{continued}"
-    console.print(f"{result.folder.path}: {size}\n", soft_wrap=True, markup=False)
+    console.print(f"{result.folder.path}: {size}\n", soft_wrap=True)
     print_stacks(console, result.stacks)
 
 
-def print_stacks(console: Console, stacks: Sequence[StackSummary]) -> None:
+def print_stacks(console: SafeConsole, stacks: Sequence[StackSummary]) -> None:
     """Prints the shares of the patterns over all stacks, then the grid of each of the largest."""
     if not stacks:
         return
@@ -71,7 +76,7 @@ def print_stacks(console: Console, stacks: Sequence[StackSummary]) -> None:
         console.print(f"{len(grids) - _MOST_GRIDS} more grids are not printed; summary.json has all")
 
 
-def _print_stack(console: Console, stack: StackSummary) -> None:
+def _print_stack(console: SafeConsole, stack: StackSummary) -> None:
     stable = f"{int(stack.stable.sum())} of {with_unit(int(stack.counts.any(axis=-1).sum()), 'head')} stable"
     size = f"{len(stack.layers)} x {len(stack.heads)} heads, {with_unit(stack.inputs, 'input')}, {stable}"
     console.print(with_title(f"{_name(stack)}: {size}", pattern_grid(stack.counts)))
@@ -84,12 +89,12 @@ def _name(stack: StackSummary) -> str:
     return " ".join(name for name in (stack.task, stack.model, stack.part) if name)
 
 
-def print_comparison(console: Console, stacks: Sequence[StackSummary], task: str) -> None:
+def print_comparison(console: SafeConsole, stacks: Sequence[StackSummary], task: str) -> None:
     """Prints each stack of the task beside the paper's figures; each of all stacks where no task has that name."""
     same_task = [stack for stack in stacks if _is_task(stack.task, task)]
     for stack in same_task or stacks:
         if len(same_task or stacks) > 1:
-            console.print(f"\n{_name(stack)}\n", markup=False)
+            console.print(f"\n{_name(stack)}\n")
         to_cls, to_sep = (_means_by_layer(stack, group) for group in ("[CLS]", "[SEP]"))
         console.print(
             compare(

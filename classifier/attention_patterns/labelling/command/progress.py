@@ -3,12 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rich.console import Console
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,8 +18,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
+from attention_patterns.labelling.command.failures import FailureTally
+from attention_patterns.programs.foreign_text import visible
 from attention_patterns.programs.json_logs import json_handler
+from attention_patterns.programs.terminal import SafeConsole
 
 LogFormat = Literal["text", "json"]
 _INTERVAL = 5.0  # seconds between two lines of progress
@@ -78,11 +82,25 @@ class Reporter:
         """Takes the inputs and maps that were done since the last call."""
         self._counts.add(inputs, maps)
 
+    def fail(self, errors: Sequence[Mapping[str, str | None]]) -> None:
+        """Takes failures, as lines of the errors file."""
+
+
+class _FailuresBelow(Progress):
+    """A bar with the failures so far below it."""
+
+    failures: Sequence[str] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield from (Text(visible(sentence), no_wrap=True, overflow="ellipsis") for sentence in self.failures)
+
 
 class _Bar(Reporter):
-    def __init__(self, total: int, progress: Progress, task: TaskID) -> None:
+    def __init__(self, total: int, progress: _FailuresBelow, task: TaskID) -> None:
         super().__init__(total)
         self._progress, self._task = progress, task
+        self._failures = FailureTally()
 
     def begin(self, inputs: int, maps: int) -> None:
         super().begin(inputs, maps)
@@ -94,6 +112,12 @@ class _Bar(Reporter):
         self._progress.update(
             self._task, completed=counts["inputs"], maps=counts["maps"], rate=counts["maps_per_second"]
         )
+
+    def fail(self, errors: Sequence[Mapping[str, str | None]]) -> None:
+        if errors:
+            self._failures.add(errors)
+            self._progress.failures = self._failures.sentences
+            self._progress.refresh()
 
 
 class _Lines(Reporter):
@@ -127,8 +151,11 @@ def report_progress(total: int, *, log_format: LogFormat, quiet: bool) -> Iterat
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=300) as progress:
-        yield _Bar(total, progress, progress.add_task("label", total=total, maps=0, rate=0.0))
+    with _FailuresBelow(*columns, console=SafeConsole(stderr=True), speed_estimate_period=300) as progress:
+        try:
+            yield _Bar(total, progress, progress.add_task("label", total=total, maps=0, rate=0.0))
+        finally:
+            progress.failures = ()  # those of earlier runs too are printed with the result
 
 
 def log_event(event: str, **fields: Any) -> None:

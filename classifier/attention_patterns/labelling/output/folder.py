@@ -132,6 +132,11 @@ class RunFolder:
         else:
             (self.path / "errors.jsonl").unlink(missing_ok=True)
 
+    def forget_request(self) -> None:
+        """Removes the request of a run of which no part was made, so that the next may ask for something else."""
+        if not self.records():
+            self._clear()
+
     def _clear(self) -> None:
         """Removes what a run makes; run.json first, so that no run continues in a half-cleared folder."""
         for name in _OURS:
@@ -232,7 +237,7 @@ def lock_folder(path: Path) -> Iterator[RunFolder]:
 
 
 def _to_line(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, ensure_ascii=False) + "\n"
+    return json.dumps(content) + "\n"
 
 
 def _not_a_run(path: Path) -> InvalidSettingsError:

@@ -21,6 +21,7 @@ from attention_patterns.labelling.report.palette import COLOUR_ORDER, LETTER_ORD
 from attention_patterns.labelling.summary.summary import StackSummary
 from attention_patterns.measures import EVIDENCE
 from attention_patterns.patterns import PATTERNS
+from attention_patterns.programs.foreign_text import visible
 
 STACK_BYTES = 1_800_000  # of the page, for the numbers of all stacks
 ALL_BYTES = 7_000_000  # of the page, for numbers and maps; the whole page is under 8 MB then
@@ -65,9 +66,9 @@ def as_json(value: Any) -> str:
 def stack_entry(stack: StackSummary, title: str) -> dict[str, Any]:
     """Returns the numbers of a stack, by layer and head, without examples."""
     return {
-        "title": title[:_LONGEST_NAME],
-        "task": stack.task[:_LONGEST_NAME],
-        "model": stack.model and stack.model[:_LONGEST_NAME],
+        "title": _name(title),
+        "task": _name(stack.task),
+        "model": stack.model and _name(stack.model),
         "part": stack.part,
         "inputs": stack.inputs,
         "length": round(stack.mean_length, 1),
@@ -87,7 +88,7 @@ def stack_entry(stack: StackSummary, title: str) -> dict[str, Any]:
 
 def _group_entry(stack: StackSummary, group: str) -> dict[str, Any]:
     means = stack.attention_to[group]
-    return {"name": group[:_LONGEST_NAME], **{name: thousandths(means[name]) for name in HEAD_GROUP_MEASURES}}
+    return {"name": _name(group), **{name: thousandths(means[name]) for name in HEAD_GROUP_MEASURES}}
 
 
 def thousandths(values: NDArray[np.floating[Any]]) -> list[int | None]:
@@ -136,11 +137,11 @@ def example_entry(example: Example, stack: StackSummary, *, cells: int | None = 
     cells, step = cells or example.shades.shape[1], _COARSE if rows * columns > _MANY else _FINE
     shades = arrange(shrink(example.shades, cells), 0)
     return {
-        "id": example.input_id[-_LONGEST_NAME:],
+        "id": _name(example.input_id),
         "length": example.length,
         "cells": cells,
         "tokens": cell_tokens(example, cells),
-        "warnings": [warning[:_LONGEST_NAME] for warning in example.warnings[:_MOST_WARNINGS]],
+        "warnings": [_name(warning) for warning in example.warnings[:_MOST_WARNINGS]],
         "patterns": arrange(example.patterns, -1).tolist(),
         "probabilities": thousandths(arrange(example.probabilities, np.nan)),
         "evidence": thousandths(arrange(example.evidence, np.nan)),
@@ -164,7 +165,7 @@ def cell_tokens(example: Example, cells: int) -> list[str] | None:
         return None
     bounds = [cell * example.length // cells for cell in range(cells + 1)]
     spans = [example.tokens[begin:end] for begin, end in pairwise(bounds)]
-    short = [[token[:_LONGEST_TOKEN] for token in span] for span in spans]
+    short = [[visible(token, longest=_LONGEST_TOKEN) for token in span] for span in spans]
     return [span[0] if len(span) == 1 else f"{span[0]} … {span[-1]}" for span in short]
 
 
@@ -174,3 +175,7 @@ def to_picture(shades: NDArray[np.uint8], step: int) -> str:
     file = io.BytesIO()
     Image.fromarray(coarse).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
+
+
+def _name(text: str) -> str:
+    return visible(text, longest=_LONGEST_NAME)

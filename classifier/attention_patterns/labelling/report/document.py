@@ -21,6 +21,7 @@ from attention_patterns.labelling.report.palette import COLOUR_ORDER, LETTER_ORD
 from attention_patterns.labelling.summary.summary import STABLE, StackSummary
 from attention_patterns.measures import EVIDENCE
 from attention_patterns.patterns import PATTERNS
+from attention_patterns.programs.foreign_text import visible
 
 _FILES = Path(__file__).parent / "template"
 _SCRIPTS = ("base.js", "maps.js", "grid.js", "panel.js", "lists.js", "start.js")  # in this order
@@ -87,7 +88,7 @@ def document(
     records = folder.records()
     errors = [error for record in records for error in record.errors]
     return environment.get_template("report.html.j2").render(
-        name=_clean(folder.path.resolve().name),
+        name=_shown(folder.path.resolve().name),
         style=(_FILES / "report.css").read_text(encoding="utf-8"),
         script=script,
         script_digest=digest,
@@ -113,7 +114,7 @@ def document(
 def _row(stack: StackSummary, stacks: Sequence[StackSummary]) -> Row:
     ends = zip(stack.of_all.share.tolist(), stack.of_all.low.tolist(), stack.of_all.high.tolist(), strict=True)
     return Row(
-        title=_clean(title_of(stack, stacks)),
+        title=_shown(title_of(stack, stacks)),
         inputs=stack.inputs,
         heads=int((stack.counts.sum(axis=-1) > 0).sum()),
         stable=int(stack.stable.sum()),
@@ -153,7 +154,7 @@ def _group(sentences: Iterable[tuple[str, str, str]]) -> list[Line]:
     for name, sentence, kind in sentences:
         counts[name, kind] += 1
         first.setdefault((name, kind), sentence)
-    return [Line(count, name, _clean(first[name, kind])) for (name, kind), count in counts.most_common()]
+    return [Line(count, name, _shown(first[name, kind])) for (name, kind), count in counts.most_common()]
 
 
 def _provenance(folder: RunFolder, request: Mapping[str, Any], stacks: Sequence[StackSummary]) -> list[tuple[str, str]]:
@@ -179,8 +180,8 @@ def _provenance(folder: RunFolder, request: Mapping[str, Any], stacks: Sequence[
         ("tables", tables),
     ]
     settings = request.get("settings") or {}
-    return [(name, _clean(value)) for name, value in versions] + [
-        (_clean(str(name)), _clean(_format_setting(value))) for name, value in settings.items()
+    return [(name, _shown(value)) for name, value in versions] + [
+        (_shown(name), _shown(_format_setting(value))) for name, value in settings.items()
     ]
 
 
@@ -200,7 +201,7 @@ def _classifiers(folder: RunFolder) -> list[str]:
 
 def _sources(request: Mapping[str, Any]) -> list[tuple[str, str]]:
     first = list(request.get("sources", {}).items())[:_MOST_LINES]
-    return [(_clean(name), _clean(str(fingerprint))) for name, fingerprint in first]
+    return [(_shown(name), _shown(fingerprint)) for name, fingerprint in first]
 
 
 def _in_html(formula: str) -> str:
@@ -208,7 +209,5 @@ def _in_html(formula: str) -> str:
     return formula.replace("``", "")
 
 
-def _clean(text: str) -> str:
-    """Makes control characters visible and cuts the end of a long text."""
-    visible = "".join(letter if letter.isprintable() else "�" for letter in text)
-    return visible if len(visible) <= _LONGEST else f"{visible[:_LONGEST]} …"
+def _shown(text: object) -> str:
+    return visible(text, longest=_LONGEST)

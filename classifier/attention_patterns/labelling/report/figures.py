@@ -21,6 +21,7 @@ from matplotlib.transforms import Affine2D
 from attention_patterns.labelling.report.palette import COLOUR_ORDER, LETTER_ORDER, groups_of, title_of
 from attention_patterns.labelling.summary.summary import StackSummary
 from attention_patterns.patterns import PATTERNS
+from attention_patterns.programs.foreign_text import visible
 from attention_patterns.programs.whole_files import write_whole
 
 _MOST_STACKS = 12  # with figures of their own, those with most inputs
@@ -106,7 +107,8 @@ def shares_figure(stacks: Sequence[StackSummary]) -> Figure:
         beside.set_xlim(0, max(5.0, float(np.nanmax(np.nan_to_num([share, high]))) * 1.15))
         beside.grid(axis="x", linewidth=0.4, alpha=0.5)
         beside.tick_params(axis="y", left=False)
-    axes[0].set_yticks(rows, [_make_drawable(title_of(stack, stacks)) for stack in first], parse_math=False)
+    titles = [visible(title_of(stack, stacks), longest=_LONGEST_TITLE) for stack in first]
+    axes[0].set_yticks(rows, titles, parse_math=False)
     axes[0].invert_yaxis()
     axes[0].set_xlim(0, 100)
     axes[0].set_xlabel("per cent of the maps")
@@ -158,7 +160,7 @@ def attention_figure(stack: StackSummary, title: str) -> Figure:
         figure.colorbar(picture, ax=axes, shrink=0.8, pad=0.02)
     for unused in panels[len(groups) :]:
         unused.set_visible(False)
-    caption = f"{_make_drawable(title)}: mean attention to the most attended token of a group"
+    caption = f"{visible(title, longest=_LONGEST_TITLE)}: mean attention to the most attended token of a group"
     figure.suptitle(caption, parse_math=False, fontsize=9)
     return figure
 
@@ -183,12 +185,6 @@ def _label_axes(axes: Axes, stack: StackSummary, title: str) -> None:
         ticks(places, [str(names[n]) for n in places])
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
-    axes.set_title(_make_drawable(title), loc="left", parse_math=False)
+    axes.set_title(visible(title, longest=_LONGEST_TITLE), loc="left", parse_math=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-
-
-def _make_drawable(text: str) -> str:
-    """Replaces control characters, which cannot be drawn, and cuts the beginning of a long text."""
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return printable if len(printable) <= _LONGEST_TITLE else f"…{printable[1 - _LONGEST_TITLE :]}"

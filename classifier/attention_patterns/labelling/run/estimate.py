@@ -43,9 +43,12 @@ def estimate(maker: PartMaker, units: Sequence[Unit]) -> Estimate:
         units: Units of its source.
 
     Raises:
+        SourceError: All inputs would fail for one reason.
         MissingExtraError: A package that the source needs is not installed.
     """
     source = maker.source
+    if units:
+        source.check(maker.classifier)
     numbers = sorted(source.only) if source.only is not None else range(source.count_inputs())
     some = source.restrict({numbers[n * len(numbers) // _TRIED] for n in range(_TRIED)} if numbers else ())
     trial, trial_units = replace(maker, source=some), some.units()

@@ -8,11 +8,11 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from attention_patterns.errors import InvalidSettingsError, ServerError
 from attention_patterns.programs.extras import name_missing_extra, require
+from attention_patterns.programs.temporary_folders import temporary_folder
 
 _CONNECT = 10  # seconds
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^\s:/]+):(?P<port>\d{1,5})")
@@ -64,7 +64,7 @@ def open_cluster(address: str | None, workers: int | None) -> Iterator[Any]:
     with ExitStack() as stack:
         stack.enter_context(_quiet_ray_data())
         if not ray.is_initialized():  # else it is the caller's
-            folder = stack.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
+            folder = str(stack.enter_context(temporary_folder("attn-ray-")))  # short: Ray's sockets lie in it
             stack.callback(ray.shutdown)  # before its folder is removed
             if address is None:
                 _start(ray, workers or len(os.sched_getaffinity(0)), folder)

@@ -74,6 +74,7 @@ class RayEngine:
             ServerError: The cluster cannot be reached, or failed; or the classifier is a client, and its server failed.
             InvalidSettingsError: A worker has another version or another net than the driver, or too little memory.
             MissingExtraError: A package that the source needs is not installed on a node.
+            SourceError: All inputs would fail for one reason.
         """
         if not units:
             return
@@ -84,16 +85,22 @@ class RayEngine:
 
     def _parts(self, ray: Any, units: Sequence[Unit], maker: PartMaker) -> Generator[Part, None, None]:
         here = _identity(maker.classifier)
-        tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tries).remote()
-        setup = ray.put(_WorkerSetup(maker.source, self.load, self.max_memory, maker.keep_maps, here))
-        batches, left = iter(self._dataset(ray, units, (setup, tries)).iter_batches(**_AT_ONCE)), len(units)
+        try:
+            tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tries).remote()
+            setup = ray.put(_WorkerSetup(maker.source, self.load, self.max_memory, maker.keep_maps, here))
+            if maker.source.shared:  # by a worker that ends, since a model may take all memory there is
+                _read_row(ray.get(ray.remote(num_cpus=1, max_calls=1)(_check_source).remote(setup)))
+            yield from self._make_parts(ray, units, (setup, tries))
+        except ray.exceptions.RayError as error:
+            reason = f"Ray failed: {last_line(error)}; expected {here} on each node. The run can be continued"
+            raise ServerError(reason) from error
+
+    def _make_parts(self, ray: Any, units: Sequence[Unit], arguments: tuple[Any, ...]) -> Generator[Part, None, None]:
+        batches, left = iter(self._dataset(ray, units, arguments).iter_batches(**_AT_ONCE)), len(units)
         try:
             for batch in batches:
                 left -= 1
                 yield _unpack_part(batch)
-        except ray.exceptions.RayError as error:
-            reason = f"Ray failed: {last_line(error)}; expected {here} on each node. The run can be continued"
-            raise ServerError(reason) from error
         finally:
             batches.close()
         if left:
@@ -130,6 +137,15 @@ class _WorkerSetup:
     identity: str
 
 
+def _check_source(setup: _WorkerSetup) -> pa.Table:
+    """Returns the row of an empty part, or of the error for which all inputs would fail."""
+    try:
+        setup.source.check(setup.load())
+    except Exception as error:  # noqa: BLE001  sent as data, so that the driver raises the same
+        return _pack_error(error)
+    return _make_row("", "", {})
+
+
 class _Tries:
     """An actor that counts the tries of each unit, since Ray repeats one without end when its worker dies."""
 
@@ -162,8 +178,7 @@ class _Worker:
             self._maker = self._maker or self._make_maker(ray.get(self._setup))
             return _pack_part(self._maker.make(unit, alone=True))
         except Exception as error:  # noqa: BLE001  sent as data, so that the driver raises the same
-            message = str(error) if isinstance(error, AttentionPatternsError) else traceback.format_exc()
-            return _make_row(type(error).__name__, message, {})
+            return _pack_error(error)
 
     def _make_maker(self, setup: _WorkerSetup) -> PartMaker:
         classifier = setup.load()
@@ -202,13 +217,27 @@ def _pack_part(part: Part) -> pa.Table:
     return _make_row("", json.dumps(plain), part.tables)
 
 
+def _pack_error(error: Exception) -> pa.Table:
+    """Returns the row of an error that is being handled."""
+    message = str(error) if isinstance(error, AttentionPatternsError) else traceback.format_exc()
+    return _make_row(type(error).__name__, message, {})
+
+
 def _make_row(error: str, plain: str, tables: Any) -> pa.Table:
     columns = {"error": error, "plain": plain} | {table: tables.get(table, b"") for table in TABLES}
     return pa.table({name: pa.array([value], _ROW.field(name).type) for name, value in columns.items()}, schema=_ROW)
 
 
 def _unpack_part(batch: pa.Table) -> Part:
-    """Returns the part of a row.
+    """Returns the part of a row; raises as ``_read_row`` does."""
+    row = _read_row(batch)
+    plain = json.loads(row["plain"])
+    tables = {table: row[table] for table in TABLES if row[table]}
+    return Part(**plain | {"tables": tables, "errors": tuple(plain["errors"])})
+
+
+def _read_row(batch: pa.Table) -> dict[str, Any]:
+    """Returns the only row of a batch.
 
     Raises:
         AttentionPatternsError: The worker raised it; of the same kind.
@@ -218,9 +247,7 @@ def _unpack_part(batch: pa.Table) -> Part:
     if row["error"]:
         kind = getattr(errors, row["error"], None)
         raise (kind or RuntimeError)(row["plain"])
-    plain = json.loads(row["plain"])
-    tables = {table: row[table] for table in TABLES if row[table]}
-    return Part(**plain | {"tables": tables, "errors": tuple(plain["errors"])})
+    return dict(row)
 
 
 def _fail_unit(unit: Unit, source: Source) -> Part:

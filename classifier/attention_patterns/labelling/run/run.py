@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from attention_patterns.errors import OutputError
+from attention_patterns.errors import OutputError, SourceError
 from attention_patterns.labelling.output.folder import RunFolder, lock_folder
 from attention_patterns.labelling.output.part import Advance, Part, PartMaker
 from attention_patterns.labelling.output.table import SCHEMA_VERSION, error_row
@@ -56,6 +56,7 @@ def label(
     units: Sequence[Unit] | None = None,
     on_begin: Callable[[int, int], None] = lambda _inputs, _maps: None,
     advance: Advance = lambda _inputs, _maps: None,
+    on_failures: Callable[[Failures], None] = lambda _failures: None,
 ) -> RunResult:
     """Labels all units of the source into the folder ``output``, or those that an earlier run left undone.
 
@@ -69,12 +70,14 @@ def label(
         units: Units of the source, where they are known already.
         on_begin: Called with the inputs and maps of earlier runs.
         advance: Called with the inputs and maps done since the last call.
+        on_failures: Called with the failures of a part when it is finished.
 
     Raises:
         InvalidSettingsError: ``output`` holds a run of other inputs or settings, or something else.
         MissingExtraError: A package that the source needs is not installed.
         OutputError: Even the errors could not be written.
         ServerError: The classifier is a client, and its server failed; the run can be continued.
+        SourceError: All inputs would fail for one reason, and none was run.
     """
     work = maker.source.units() if units is None else units
     request = {
@@ -93,11 +96,21 @@ def label(
         done = {record.number for record in before}
         left = [unit for unit in work if unit.number not in done]
         with closing((engine or in_process)(left, maker, advance)) as parts:
-            unwritten = _keep_parts(folder, parts, {unit.number: unit for unit in left}, maker)
+            try:
+                unwritten = _keep_parts(folder, parts, {unit.number: unit for unit in left}, maker, on_failures)
+            except SourceError:
+                folder.forget_request()
+                raise
         return _finish(folder, len(before), unwritten)
 
 
-def _keep_parts(folder: RunFolder, parts: Iterator[Part], units: Mapping[int, Unit], maker: PartMaker) -> Failures:
+def _keep_parts(
+    folder: RunFolder,
+    parts: Iterator[Part],
+    units: Mapping[int, Unit],
+    maker: PartMaker,
+    on_failures: Callable[[Failures], None],
+) -> Failures:
     """Keeps parts as they come; returns the failures of inputs whose part could not be written."""
     lost: dict[int, Failures] = {}
     for part in parts:
@@ -106,6 +119,7 @@ def _keep_parts(folder: RunFolder, parts: Iterator[Part], units: Mapping[int, Un
         except OSError as error:
             failure = OutputError(f"part {part.number} could not be written: {error}")
             lost[part.number] = tuple(error_row(name, failure) for name in maker.source.names(units[part.number]))
+        on_failures(lost.get(part.number, part.errors))
     return tuple(error for number in sorted(lost) for error in lost[number])
 
 
@@ -129,7 +143,13 @@ def _finish(folder: RunFolder, continued: int, unwritten: Failures) -> RunResult
 
 
 def in_process(units: Sequence[Unit], maker: PartMaker, advance: Advance) -> Generator[Part, None, None]:
-    """Makes parts by threads of this process, as many as the source's callers; yields them as they are done."""
+    """Makes parts by threads of this process, as many as the source's callers; yields them as they are done.
+
+    Raises:
+        SourceError: All inputs would fail for one reason.
+    """
+    if units:
+        maker.source.check(maker.classifier)
     callers, stopped = maker.source.callers(), threading.Event()
     side_by_side = len(units) - len(units) % callers if callers > 1 else 0  # the others have all cores to themselves
     left = iter(enumerate(units))

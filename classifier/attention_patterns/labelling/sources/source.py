@@ -5,7 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from attention_patterns.classification import MeasuredMaps
 from attention_patterns.classifier import Classifier
@@ -167,10 +167,12 @@ class Source(ABC):
     Attributes:
         tasks: Name of each task, and the files, texts or pictures that it is made of.
         only: Numbers of the inputs to label among all inputs of the source, from 0; None for all.
+        shared: Whether inputs share something, such as a model, for which all of them may fail.
     """
 
     tasks: tuple[tuple[str, tuple[Any, ...]], ...]
     only: frozenset[int] | None
+    shared: ClassVar[bool] = False
 
     @abstractmethod
     def count_inputs(self) -> int:
@@ -187,6 +189,17 @@ class Source(ABC):
     @abstractmethod
     def names(self, unit: Unit) -> list[InputName]:
         """Returns the names of a unit's inputs, in their order."""
+
+    def check(self, classifier: Classifier) -> None:  # noqa: B027  most sources share nothing
+        """Checks, before an input is read, what the inputs share.
+
+        Args:
+            classifier: Classifier that renders and measures.
+
+        Raises:
+            SourceError: All inputs would fail for one reason.
+            MissingExtraError: A package that the source needs is not installed.
+        """
 
     def prepare(self, unit: Unit) -> int:  # noqa: ARG002  most sources have nothing to load
         """Loads what the unit needs beside its attention, such as a model, and returns the bytes of memory it holds.

@@ -34,7 +34,7 @@ def write_summary(folder: RunFolder, errors: Sequence[Mapping[str, str | None]])
     pq.write_table(_heads_table(stacks), sink, compression="zstd")
     write_whole(folder.path / "heads.parquet", bytes(memoryview(sink.getvalue())))
     summary = _run_entry(folder.records(), errors, stacks)
-    write_whole(folder.path / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False))
+    write_whole(folder.path / "summary.json", json.dumps(summary, indent=1, allow_nan=False))
     return stacks
 
 

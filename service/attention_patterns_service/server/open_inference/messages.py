@@ -27,6 +27,7 @@ from attention_patterns.errors import (
     TokensError,
 )
 from attention_patterns.measures import EVIDENCE, GROUP_MEASURES
+from attention_patterns.patterns import PATTERNS
 from attention_patterns_service.contract.wire import DECLARATIONS, Parcel, Route
 from attention_patterns_service.pb.inference import open_inference_pb2 as pb
 
@@ -60,6 +61,8 @@ _CONTENTS = {
 }
 DATATYPES = {"f": "FP32", "b": "BOOL", "i": "INT32", "U": "BYTES"}  # of outputs, by the kind of their dtype
 _GROUP = "attention_to."
+_FRAME_BYTES, _OUTPUT_BYTES = 4096, 64  # most bytes of an answer besides its outputs, of one beside name and values
+_LONGEST_PATTERN = 4 + max(map(len, PATTERNS))  # bytes, with its size before it
 
 
 @dataclass(frozen=True)
@@ -268,6 +271,19 @@ def output_of(result: Classification, name: str) -> NDArray[Any]:
     else:
         values = getattr(result if hasattr(result, name) else result.evidence, name)
     return values
+
+
+def size_of_response(names: Iterable[str], *, count: int, length: int) -> int:
+    """Returns the most bytes of an answer that holds the outputs of these names for maps of ``length`` tokens."""
+    return _FRAME_BYTES + sum(_OUTPUT_BYTES + len(name.encode()) + count * _bytes_of(name, length) for name in names)
+
+
+def _bytes_of(name: str, length: int) -> int:
+    """Returns the most bytes of an output for one map."""
+    if name in ("pattern", "probabilities"):
+        return _LONGEST_PATTERN if name == "pattern" else 4 * len(PATTERNS)
+    measure = EVIDENCE.get(name)
+    return length if measure and measure.per_token else 4
 
 
 def wanted_of(request: pb.ModelInferRequest, names: Iterable[str]) -> list[str]:

@@ -1,10 +1,10 @@
 """The models that the server shows to the Open Inference Protocol, and the methods of ``GRPCInferenceService``."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import Message
@@ -15,7 +15,6 @@ from attention_patterns.bundle import ModelBundle
 from attention_patterns.classification import Classification, NetAnswer
 from attention_patterns.errors import (
     AttentionPatternsError,
-    MessageError,
     PaddingError,
     SegmentsError,
     TokensError,
@@ -25,7 +24,7 @@ from attention_patterns.measures import EVIDENCE, Measure
 from attention_patterns.patterns import PATTERNS
 from attention_patterns.rendering import CHANNELS
 from attention_patterns_service.contract.converters import check_request_id
-from attention_patterns_service.contract.wire import DecodeError
+from attention_patterns_service.contract.wire import Parcel, read_small
 from attention_patterns_service.pb.inference import open_inference_pb2 as pb
 from attention_patterns_service.server.call import Call
 from attention_patterns_service.server.handlers import Method
@@ -41,13 +40,13 @@ from attention_patterns_service.server.open_inference.messages import (
     names_of,
     output_of,
     response_of,
+    size_of_response,
     wanted_of,
 )
 from attention_patterns_service.server.pipeline import DecodedRequest, Pipeline
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 NAME = "attention-patterns"  # of the distribution, and of the model that does all that the library does
-_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
@@ -127,28 +126,28 @@ class OpenInference:
 
     def server_live(self, data: bytes, _call: Call) -> bytes:
         """Reports that the server answers."""
-        _read(pb.ServerLiveRequest.FromString, data)
+        read_small(pb.ServerLiveRequest, data)
         return pb.ServerLiveResponse(live=True).SerializeToString()
 
     def server_ready(self, data: bytes, _call: Call) -> bytes:
         """Reports that the server classifies."""
-        _read(pb.ServerReadyRequest.FromString, data)
+        read_small(pb.ServerReadyRequest, data)
         return pb.ServerReadyResponse(ready=True).SerializeToString()
 
     def model_ready(self, data: bytes, _call: Call) -> bytes:
         """Reports whether a model is served."""
-        request, bundle = _read(pb.ModelReadyRequest.FromString, data), self._pipeline.bundle
+        request, bundle = read_small(pb.ModelReadyRequest, data), self._pipeline.bundle
         ready = request.name in models_of(bundle) and request.version in ("", bundle.version)
         return pb.ModelReadyResponse(ready=ready).SerializeToString()
 
     def server_metadata(self, data: bytes, _call: Call) -> bytes:
         """Describes the server."""
-        _read(pb.ServerMetadataRequest.FromString, data)
+        read_small(pb.ServerMetadataRequest, data)
         return pb.ServerMetadataResponse(name=NAME, version=version(NAME)).SerializeToString()
 
     def model_metadata(self, data: bytes, _call: Call) -> bytes:
         """Describes a model."""
-        request, bundle = _read(pb.ModelMetadataRequest.FromString, data), self._pipeline.bundle
+        request, bundle = read_small(pb.ModelMetadataRequest, data), self._pipeline.bundle
         model = _find_model(request.name, request.version, bundle)
         return pb.ModelMetadataResponse(
             name=request.name,
@@ -160,13 +159,13 @@ class OpenInference:
 
     def infer(self, data: bytes, call: Call) -> bytes:
         """Asks a model."""
-        return self._pipeline.answer(len(data), call, lambda classifier: self._decode(data, classifier, call))
+        return self._pipeline.answer(data, call, INFER, partial(self._decode, call=call))
 
-    def _decode(self, data: bytes, classifier: PatternClassifier, call: Call) -> DecodedRequest[Any]:
-        parcel = _read(INFER.read, data)
+    def _decode(
+        self, parcel: Parcel[pb.ModelInferRequest], classifier: PatternClassifier, *, call: Call
+    ) -> DecodedRequest[Any]:
         request = parcel.message
-        check_request_id(request.id)
-        call.request_id = request.id
+        call.request_id = check_request_id(request.id)
         model = _find_model(request.model_name, request.model_version, classifier.bundle)
         inputs = inputs_of(parcel, model.inputs)
         if model is _MAPS:
@@ -179,25 +178,31 @@ class OpenInference:
         maps = maps_of(inputs["attention"])
         self._pipeline.limits.check(maps)
         declaration = declaration_of(inputs, maps.length)
+        self._pipeline.limits.check_declarations(groups=len(declaration.groups))
         wanted = wanted_of(request, [*_names(_MAPS.outputs), *names_of(declaration)])
+        size = size_of_response(wanted, count=len(maps.values), length=maps.length)
+        self._pipeline.limits.check_answer(size)
 
         def encode(result: Classification) -> Message:
             outputs = {name: output_of(result, name) for name in wanted}
             return response_of(request, outputs, bundle=classifier.bundle, warnings=result.warnings)
 
-        return DecodedRequest(len(maps.values), partial(classifier.classify_read, maps, declaration), encode)
+        classify = partial(classifier.classify_read, maps, declaration)
+        return DecodedRequest(len(maps.values), maps.length, size, classify, encode)
 
     def _decode_images(
         self, request: pb.ModelInferRequest, inputs: dict[str, InputTensor], net: Model, classifier: PatternClassifier
     ) -> DecodedRequest[NetAnswer]:
         images: NDArray[Any] = inputs["images"].values()
         self._pipeline.limits.check_count(len(images))
-        wanted_of(request, _names(net.outputs))
+        wanted = wanted_of(request, _names(net.outputs))
+        size = size_of_response(wanted, count=len(images), length=0)
+        self._pipeline.limits.check_answer(size)
 
         def encode(answer: NetAnswer) -> Message:
             return response_of(request, {"probabilities": answer.probabilities}, bundle=classifier.bundle)
 
-        return DecodedRequest(len(images), partial(classifier.classify_images, images), encode)
+        return DecodedRequest(len(images), 0, size, partial(classifier.classify_images, images), encode)
 
 
 def _find_model(name: str, wanted: str, bundle: ModelBundle) -> Model:
@@ -217,10 +222,3 @@ def _describe(kinds: Iterable[TensorKind]) -> list[pb.ModelMetadataResponse.Tens
 
 def _names(kinds: Iterable[TensorKind]) -> list[str]:
     return [kind.name for kind in kinds]
-
-
-def _read(read: Callable[[bytes], _Read], data: bytes) -> _Read:
-    try:
-        return read(data)
-    except DecodeError as error:
-        raise MessageError(f"the message is not of the Open Inference Protocol: {error}") from error

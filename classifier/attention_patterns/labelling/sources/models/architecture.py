@@ -44,7 +44,32 @@ def start_id(config: Any) -> int:
     return next((int(token_id) for token_id in ids if token_id is not None), 0)
 
 
-def layer_bytes(config: Any, *, length: int, heads: int, older: bool) -> int:
+def has_sinks(model: Any) -> bool:
+    """Returns whether learned sinks take a share of each row of the model's attention, which its maps do not hold.
+
+    gpt-oss and its kin take the softmax over the keys and one more logit per head, and drop the column of that.
+    """
+    return any(name.rpartition(".")[2] == "sinks" for name, _ in model.named_parameters())
+
+
+def with_sink(weights: Any) -> Any:
+    """Returns maps with the sink as a first token, which attends to itself and receives what each row lacks.
+
+    Args:
+        weights: Tensor [batch, heads, L, L] whose rows sum to 1 or less.
+
+    Returns:
+        Tensor [batch, heads, L + 1, L + 1] of the same type.
+    """
+    batch, heads, length, _ = weights.shape
+    whole = weights.new_zeros((batch, heads, length + 1, length + 1))
+    whole[..., 1:, 1:] = weights
+    whole[..., 1:, 0] = (1 - weights.float().sum(-1)).clip(min=0).to(weights.dtype)  # a row above 1 is refused later
+    whole[..., 0, 0] = 1
+    return whole
+
+
+def layer_bytes(config: Any, *, length: int, heads: int, older: bool, kept: int = 0) -> int:
     """Returns the bytes that a layer's attention and hidden states take for one input.
 
     Args:
@@ -52,8 +77,10 @@ def layer_bytes(config: Any, *, length: int, heads: int, older: bool) -> int:
         length: Number of tokens.
         heads: Number of heads per layer.
         older: Whether the model returns its attention only with ``output_attentions=True``.
+        kept: Number of layers whose attention the model keeps until its end.
     """
-    return 4 * length * ((_COPIES_OF_OLDER if older else _COPIES) * heads * length + _WIDTHS * _hidden_size(config))
+    copies = (_COPIES_OF_OLDER if older else _COPIES) + kept
+    return 4 * length * (copies * heads * length + _WIDTHS * _hidden_size(config))
 
 
 def _hidden_size(config: Any) -> int:
@@ -62,8 +89,8 @@ def _hidden_size(config: Any) -> int:
     return int(getattr(text, "hidden_size", None) or getattr(text, "d_model", None) or 1024)
 
 
-def require_square(field: str, layers: Sequence[Any], length: int | None) -> list[Any]:
-    """Returns the layers that returned self-attention of the two probes, all of one shape.
+def self_attention(field: str, layers: Sequence[Any], length: int | None) -> list[Any]:
+    """Returns the layers that a model returned of two probes, with None in place of those without self-attention.
 
     Args:
         field: Field of the model's output that lists the layers, for messages.
@@ -71,16 +98,19 @@ def require_square(field: str, layers: Sequence[Any], length: int | None) -> lis
         length: Number of tokens of the longer probe; None where only the model knows.
 
     Raises:
-        ShapeError: No layer returned attention, or one returned another shape.
+        ShapeError: No layer returned self-attention, or layers have several numbers of heads.
     """
     returned = [layer for layer in layers if layer is not None]
     if not returned:
         raise ShapeError(f"returns no {field}, expected the self-attention of its layers")
-    heads, side = returned[0].shape[1], length or returned[0].shape[-1]
-    for place, layer in enumerate(returned):
-        if tuple(layer.shape) != (2, heads, side, side):
-            raise ShapeError(
-                f"{field}[{place}] has shape {list(layer.shape)} for 2 inputs of {side} tokens, expected "
-                f"[2, {heads}, {side}, {side}]: windows, pooled tokens and cross-attention are no self-attention maps"
-            )
-    return returned
+    side = length or returned[0].shape[-1]
+    square = [layer is not None and layer.shape[0] == 2 and tuple(layer.shape[2:]) == (side, side) for layer in layers]
+    heads = {layer.shape[1] for layer, fits in zip(layers, square, strict=True) if fits}
+    windows = length is None and sum(square) < len(returned)  # a window that is as large as the input is still one
+    if len(heads) != 1 or windows:
+        shapes = " and ".join(sorted({str(list(layer.shape)) for layer in returned}))
+        raise ShapeError(
+            f"{field} have shapes {shapes} for 2 inputs of {side} tokens, expected [2, heads, {side}, {side}] with one "
+            "number of heads: windows, pooled tokens and cross-attention are no self-attention maps"
+        )
+    return [layer if fits else None for layer, fits in zip(layers, square, strict=True)]

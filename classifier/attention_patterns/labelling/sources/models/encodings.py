@@ -49,6 +49,7 @@ class Encoded:
 class Reader(ABC):
     """A maker of a model's arguments from texts or pictures."""
 
+    kind: type[Text | Picture]
     together: int  # inputs that are encoded before the first is run
 
     @abstractmethod
@@ -81,6 +82,7 @@ class TextReader(Reader):
     They are padded on the right, so that positions count from 0 and a decoder never sees padding.
     """
 
+    kind = Text
     together = NO_LIMIT
 
     def __init__(self, tokenizer: Any, *, accepts: Set[str], longest: int, truncate: bool) -> None:
@@ -170,6 +172,7 @@ class TextReader(Reader):
 class PictureReader(Reader):
     """A reader of pictures by an image processor; their tokens are special ones and then the patches, row by row."""
 
+    kind = Picture
     together = _MOST_PER_BATCH
 
     def __init__(self, processor: Any, *, accepts: Set[str], patch: Any, names: Sequence[str]) -> None:

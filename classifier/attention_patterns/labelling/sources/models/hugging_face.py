@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,20 @@ from transformers.utils import logging
 from attention_patterns.classifier import Classifier
 from attention_patterns.errors import AttentionPatternsError, MissingExtraError, SourceError
 from attention_patterns.labelling.sources.models.architecture import (
+    has_sinks,
     layer_bytes,
     longest,
-    require_square,
+    self_attention,
     special_patches,
     start_id,
+    with_sink,
 )
 from attention_patterns.labelling.sources.models.encodings import Encoded, PictureReader, Reader, TextReader, batches
-from attention_patterns.labelling.sources.models.slabs import LayerStack
+from attention_patterns.labelling.sources.models.slabs import LayerStack, SideBySide
 from attention_patterns.labelling.sources.models.taps import Tap, find_taps, number_layers, record, tap_layers
 from attention_patterns.labelling.sources.models.task_run import Outcome, SelectedStack, TaskRun
 from attention_patterns.labelling.sources.models.turns import Turns, make_replicas
+from attention_patterns.labelling.sources.models.ways import CROSS, RETURNED, Probe
 from attention_patterns.labelling.sources.source import FailedInput, MeasuredInput, Selection, without_traceback
 from attention_patterns.labelling.sources.texts.tasks import Picture, Text
 from attention_patterns.programs.extras import require
@@ -94,51 +99,24 @@ class AttentionModel:
             raise SourceError(f"model {name!r} ({type(self._model).__name__}): {error}") from error
 
     def _probe(self) -> tuple[LayerStack, ...]:
-        """Runs two short inputs, and finds the places where each layer's attention leaves the model."""
+        """Runs two short inputs, and finds the stacks of layers and the way of taking their attention."""
         arguments = self._arguments(self._reader.probes())
-        fields = ("encoder_attentions", "decoder_attentions") if self._two else ("attentions",)
-        outputs, emitted = record(self._model, lambda: _call(self._model, arguments, {"output_attentions": True}))
+        run = partial(_call, self._model, arguments)
+        outputs, emitted = record(self._model, lambda: run(RETURNED))
         length = arguments["input_ids"].shape[1] if "input_ids" in arguments else None
-        # The attention of a decoder to its encoder has taps so that it is dropped with the rest.
-        self._taps = find_taps(emitted, "cross_attentions", getattr(outputs, "cross_attentions", None) or ())
+        layers: dict[str, Sequence[Any]] = {CROSS: getattr(outputs, CROSS, None) or ()}
         stacks: list[LayerStack] = []
-        expected: dict[tuple[str, int], Any] = {}
-        for field in fields:
-            layers = getattr(outputs, field, None) or ()
-            returned = require_square(field, layers, length)
-            taps, in_all = number_layers(self._model, find_taps(emitted, field, layers), len(layers))
-            stacks.append(LayerStack.from_layers(field, [tap.layer for tap in taps], returned, in_all))
-            expected |= {(field, tap.layer): layer for tap, layer in zip(taps, returned, strict=True)}
-            self._taps += taps
-        self._reader.fit(returned[0].shape[-1])
-        self._settings = self._find_settings(arguments, expected)
+        for field in ("encoder_attentions", "decoder_attentions") if self._two else ("attentions",):
+            layers[field] = self_attention(field, getattr(outputs, field, None) or (), length)
+            taps = find_taps(emitted, field, layers[field])
+            indices, in_all = number_layers(self._model, taps, len(layers[field]))
+            stack = LayerStack.from_layers(field, indices, layers[field], in_all)
+            stacks.append(replace(stack, sink=has_sinks(self._model)))
+        self._reader.fit(next(layer.shape[-1] for layer in layers[field] if layer is not None))
+        self._way = Probe(
+            self._model, run, outputs, emitted, layers, {stack.field: stack.layers for stack in stacks}
+        ).find_way()
         return tuple(stacks)
-
-    def _find_settings(self, arguments: Mapping[str, Any], expected: Mapping[tuple[str, int], Any]) -> dict[str, Any]:
-        """Returns the settings with which the taps give the attention that the model returns.
-
-        The layers of most models give their weights away in any case, and then the model need not return them.
-        """
-        for settings in ({}, {"output_attentions": True}):
-            try:
-                seen = self._tap_all(arguments, settings)
-            except SourceError:
-                if settings:
-                    raise
-                continue
-            if all(key in seen and _equal(seen[key], layer) for key, layer in expected.items()):
-                return settings
-        raise SourceError("the attention that leaves its layers is not what it returns, expected the same values")
-
-    def _tap_all(self, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
-        seen: dict[tuple[str, int], Any] = {}
-
-        def take(tap: Tap, weights: Any) -> None:
-            seen[tap.field, tap.layer] = weights
-
-        with tap_layers(self._model, self._taps, take):
-            _call(self._model, arguments, settings)
-        return seen
 
     def measure(
         self,
@@ -164,17 +142,44 @@ class AttentionModel:
                 return map(work, rows) if self._turns.callers >= _THREADS else pool.map(work, rows)
 
             held = min(most_bytes // 8, _MOST_HELD)
-            task_run = TaskRun(
-                task=task,
-                model=self.name,
-                revision=self.revision,
-                stacks=[SelectedStack.select(stack, selection, model=self.name) for stack in self.stacks],
-                classifier=classifier,
-                side_by_side=side_by_side,
-                most_held=held,
-                start=self._reader.names([start_id(self._model.config)]) if self._two else (),
-            )
+            task_run = self._begin(task, classifier, selection, side_by_side=side_by_side, most_held=held)
             yield from self._run_items(items, task_run, most_bytes - held)
+
+    def check(self, classifier: Classifier, selection: Selection) -> None:
+        """Measures two short inputs, to find what all inputs would fail for.
+
+        Args:
+            classifier: Classifier that renders and measures.
+            selection: Layers and heads to label.
+
+        Raises:
+            SourceError: The selection fits no stack, or no attention is that of a self-attention map.
+        """
+        with self._turns.caller():
+            task_run = self._begin("", classifier, selection, side_by_side=map, most_held=_MOST_HELD)
+            found = [each for outcomes in self._run_or_split(self._reader.probes(), task_run) for each in outcomes]
+        failures = [outcome for outcome in found if isinstance(outcome, AttentionPatternsError)]
+        if len(failures) == len(found):
+            raise SourceError(f"model {self.name!r} ({type(self._model).__name__}): {failures[0]}")
+
+    def _begin(
+        self, task: str, classifier: Classifier, selection: Selection, *, side_by_side: SideBySide, most_held: int
+    ) -> TaskRun:
+        return TaskRun(
+            task=task,
+            model=self.name,
+            revision=self.revision,
+            stacks=[SelectedStack.select(stack, selection, model=self.name) for stack in self.stacks],
+            classifier=classifier,
+            side_by_side=side_by_side,
+            most_held=most_held,
+            start=self._reader.names([start_id(self._model.config)]) if self._two else (),
+        )
+
+    @property
+    def takes(self) -> type[Text | Picture]:
+        """The kind of its inputs."""
+        return self._reader.kind
 
     def _run_items(
         self, items: Sequence[Text | Picture], task_run: TaskRun, most_bytes: int
@@ -206,7 +211,13 @@ class AttentionModel:
 
     def _bytes(self, length: int) -> int:
         heads = max(stack.heads for stack in self.stacks)
-        return layer_bytes(self._model.config, length=length, heads=heads, older=bool(self._settings))
+        return layer_bytes(
+            self._model.config,
+            length=length,
+            heads=heads,
+            older=bool(self._way.settings),
+            kept=self._way.layers_kept,
+        )
 
     def _run_or_split(self, batch: Sequence[Encoded], task_run: TaskRun) -> list[tuple[Outcome, ...]]:
         """Returns for each input the outcome of each stack; where a batch fails, its inputs are run one by one."""
@@ -222,16 +233,17 @@ class AttentionModel:
 
         def take(tap: Tap, weights: Any) -> None:
             if tap.field in slabs and slabs[tap.field].takes(tap.layer):
-                slabs[tap.field].take(tap.layer, *_as_numpy(weights))
+                whole = with_sink(weights) if self.stacks[0].sink else weights
+                slabs[tap.field].take(tap.layer, *_as_numpy(whole))
 
         if slabs:
             arguments = self._arguments(batch)
             with (
                 self._turns.turn() as model,
                 _share_of(self._turns.callers),
-                tap_layers(model, self._taps, take),
+                tap_layers(model, self._way.taps, take),
             ):
-                _call(model, arguments, self._settings)
+                _call(model, arguments, self._way.settings)
         return task_run.outcomes(slabs, len(batch))
 
     def _arguments(self, batch: Sequence[Encoded]) -> dict[str, Any]:
@@ -308,11 +320,6 @@ def _make_reader(model: Any, name: str, settings: Mapping[str, Any], *, truncate
     if takes == "pixel_values":
         return PictureReader(processor, accepts=accepts, patch=model.config.patch_size, names=special_patches(model))
     return TextReader(tokenizer, accepts=accepts, longest=longest(model, tokenizer), truncate=truncate)
-
-
-def _equal(weights: Any, other: Any) -> bool:
-    same = weights.shape == other.shape
-    return same and torch.allclose(weights.float(), other.float(), rtol=0, atol=1e-3, equal_nan=True)  # GPUs round
 
 
 def _as_numpy(weights: Any) -> tuple[NDArray[Any], str | None]:

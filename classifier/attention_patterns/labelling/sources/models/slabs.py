@@ -13,6 +13,7 @@ from attention_patterns.classifier import SPAN, Classifier
 from attention_patterns.errors import AttentionPatternsError, SourceError
 from attention_patterns.labelling.sources.source import SelectedHeads, without_traceback
 
+SINK = "sink"  # name of the token and token group
 SideBySide = Callable[..., Iterable[object]]  # like ``map``, perhaps on several cores
 
 
@@ -27,6 +28,7 @@ class LayerStack:
         heads: Number of heads per layer.
         layers_in_all: Number of layers, those that return no attention among them.
         field: Field of the model's output that lists the layers.
+        sink: Whether a learned sink takes a share of each row, and is labelled as a first token.
     """
 
     name: str
@@ -35,6 +37,7 @@ class LayerStack:
     heads: int
     layers_in_all: int
     field: str
+    sink: bool = False
 
     @classmethod
     def from_layers(cls, field: str, indices: Sequence[int], layers: Sequence[Any], in_all: int) -> "LayerStack":
@@ -42,10 +45,12 @@ class LayerStack:
 
         Args:
             field: Field of the model's output that lists the layers.
-            indices: Indices of the layers in the model.
-            layers: Their attention, tensors [inputs, heads, L, L] of which the first input has no padding.
-            in_all: Number of layers of the stack, those that return no attention among them.
+            indices: Indices of the layers in the model that have attention.
+            layers: Attention of the layers, tensors [inputs, heads, L, L] of which the first input has no padding, or
+                None.
+            in_all: Number of layers of the stack, those without attention among them.
         """
+        layers = [layer for layer in layers if layer is not None]
         above = {bool(layer[0].triu(1).any()) for layer in layers}
         causal = None if len(above) > 1 else not above.pop()
         name = field.removesuffix("_attentions") if field != "attentions" else "decoder" if causal else "encoder"
@@ -53,9 +58,11 @@ class LayerStack:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences on what is not labelled."""
+        """Sentences on what is not labelled, or labelled and no token of the input."""
         missing = self.layers_in_all - len(self.layers)
-        return (f"{missing} of {self.layers_in_all} layers return no attention and are not labelled",) * bool(missing)
+        left_out = f"{missing} of {self.layers_in_all} layers return no attention and are not labelled"
+        added = f"the first token, {SINK!r}, stands for the model's learned sinks, with the share that each row lacks"
+        return (*[left_out] * bool(missing), *[added] * self.sink)
 
 
 class Slabs:

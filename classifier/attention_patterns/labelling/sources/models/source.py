@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attention_patterns.classifier import Classifier
 from attention_patterns.errors import SourceError
@@ -55,6 +55,7 @@ class ModelSource(Source):
         only: Numbers of the texts to label among those of all tasks, from 0, the same for every model; None for all.
     """
 
+    shared: ClassVar[bool] = True
     models: tuple[str, ...]
     tasks: tuple[tuple[str, tuple[Item, ...]], ...]
     selection: Selection = field(default_factory=Selection)
@@ -107,13 +108,31 @@ class ModelSource(Source):
         model, *items = unit.items
         return [InputName(unit.task, item.input_id, None, model, self.revision) for item in items]
 
+    def check(self, classifier: Classifier) -> None:
+        """Loads each model and runs two short inputs through it.
+
+        Raises:
+            SourceError: All inputs would fail for one reason: a model cannot be loaded, returns no self-attention, is
+                without the selected layers or heads, or takes texts where all inputs are pictures.
+            MissingExtraError: A package that runs models is not installed.
+        """
+        kinds = {type(item) for _, items in self._chosen_items() for item in items} - {UnreadText}
+        for name in reversed(self.models):  # so that the first is in memory when its turn comes
+            model = self._load(name)
+            if isinstance(model, SourceError):
+                raise model
+            if kinds and model.takes not in kinds:
+                given, taken = ("pictures", "texts") if model.takes is Text else ("texts", "pictures")
+                raise SourceError(f"model {name!r} takes {taken}, and all inputs are {given}; give {taken}")
+            model.check(classifier, self.selection)
+
     def prepare(self, unit: Unit) -> int:
         """Loads the model of a unit, and returns the bytes of its weights and of torch and transformers.
 
         Raises:
             MissingExtraError: A package that runs models is not installed.
         """
-        model = self._load(unit)
+        model = self._load(unit.items[0])
         return _import_libraries() + (0 if isinstance(model, SourceError) else model.bytes)
 
     def callers(self) -> int:
@@ -134,10 +153,10 @@ class ModelSource(Source):
         tasks = {f"task {task}": digest for task, digest in fingerprint(self.tasks).items()}
         return tasks | {f"model {model}": _digest_of_model(model, self.revision) for model in self.models} | settings
 
-    def _load(self, unit: Unit) -> "AttentionModel | SourceError":
+    def _load(self, model: str) -> "AttentionModel | SourceError":
         with _loading:
             _import_libraries()
-            return _load_model(unit.items[0], self.revision, self.device, self.dtype, self.truncate)
+            return _load_model(model, self.revision, self.device, self.dtype, self.truncate)
 
     def measure(
         self, unit: Unit, classifier: Classifier, *, most_bytes: int
@@ -159,7 +178,7 @@ class ModelSource(Source):
         for place, item in enumerate(items):
             if isinstance(item, UnreadText):
                 yield place, FailedInput(names[place], item.error)
-        model = self._load(unit)
+        model = self._load(unit.items[0])
         if isinstance(model, SourceError):
             yield from ((place, FailedInput(names[place], model)) for place in places)
             return

@@ -10,7 +10,7 @@ from attention_patterns.classification import MeasuredMaps
 from attention_patterns.classifier import Classifier
 from attention_patterns.errors import AttentionPatternsError, SelectionError
 from attention_patterns.labelling.sources.models.encodings import Encoded
-from attention_patterns.labelling.sources.models.slabs import LayerStack, SideBySide, Slabs
+from attention_patterns.labelling.sources.models.slabs import SINK, LayerStack, SideBySide, Slabs
 from attention_patterns.labelling.sources.source import (
     FailedInput,
     InputName,
@@ -120,4 +120,12 @@ class TaskRun:
         if stack.field == "decoder_attentions":  # fed the same ids one place later
             tokens = None if tokens is None else (*self.start, *tokens[:-1])
             segments = None if segments is None else np.concatenate([segments[:1], segments[:-1]])
-        return read_declaration(encoded.length, tokens=tokens, segments=segments, causal=stack.causal)
+        if not stack.sink:
+            return read_declaration(encoded.length, tokens=tokens, segments=segments, causal=stack.causal)
+        return read_declaration(
+            encoded.length + 1,
+            tokens=None if tokens is None else (SINK, *tokens),
+            token_groups={SINK: [0]},
+            segments=None if segments is None else np.concatenate([segments[:1], segments]),
+            causal=stack.causal,
+        )

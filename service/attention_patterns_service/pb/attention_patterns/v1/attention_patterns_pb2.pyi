@@ -219,14 +219,25 @@ class StreamClassifyHeadsRequest(_message.Message):
     def __init__(self, request: _Optional[_Union[ClassifyHeadsRequest, _Mapping]] = ...) -> None: ...
 
 class StreamError(_message.Message):
-    __slots__ = ("code", "reason", "message")
+    __slots__ = ("code", "reason", "message", "metadata", "retry_seconds")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     CODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    RETRY_SECONDS_FIELD_NUMBER: _ClassVar[int]
     code: int
     reason: str
     message: str
-    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    metadata: _containers.ScalarMap[str, str]
+    retry_seconds: float
+    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., retry_seconds: _Optional[float] = ...) -> None: ...
 
 class StreamClassifyHeadsResponse(_message.Message):
     __slots__ = ("request_id", "first_layer", "response", "error", "first_head")
@@ -247,7 +258,7 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("name", "version", "sha256", "classes", "image_size", "rendering_version", "dataset_sha256", "metrics", "max_message_bytes", "uncertain_below", "contract_version", "max_maps", "max_length")
+    __slots__ = ("name", "version", "sha256", "classes", "image_size", "rendering_version", "dataset_sha256", "metrics", "max_message_bytes", "uncertain_below", "contract_version", "max_maps", "max_length", "max_calls", "max_bytes", "max_seconds", "max_idle_seconds", "max_calls_per_second", "max_groups", "max_answer_bytes", "max_token_calls", "max_stream_seconds")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -268,6 +279,15 @@ class GetModelResponse(_message.Message):
     CONTRACT_VERSION_FIELD_NUMBER: _ClassVar[int]
     MAX_MAPS_FIELD_NUMBER: _ClassVar[int]
     MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    MAX_CALLS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_IDLE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_CALLS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    MAX_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ANSWER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKEN_CALLS_FIELD_NUMBER: _ClassVar[int]
+    MAX_STREAM_SECONDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     sha256: str
@@ -281,4 +301,13 @@ class GetModelResponse(_message.Message):
     contract_version: int
     max_maps: int
     max_length: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., classes: _Optional[_Iterable[_Union[Pattern, str]]] = ..., image_size: _Optional[int] = ..., rendering_version: _Optional[int] = ..., dataset_sha256: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., max_message_bytes: _Optional[int] = ..., uncertain_below: _Optional[float] = ..., contract_version: _Optional[int] = ..., max_maps: _Optional[int] = ..., max_length: _Optional[int] = ...) -> None: ...
+    max_calls: int
+    max_bytes: int
+    max_seconds: float
+    max_idle_seconds: float
+    max_calls_per_second: int
+    max_groups: int
+    max_answer_bytes: int
+    max_token_calls: int
+    max_stream_seconds: float
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., classes: _Optional[_Iterable[_Union[Pattern, str]]] = ..., image_size: _Optional[int] = ..., rendering_version: _Optional[int] = ..., dataset_sha256: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., max_message_bytes: _Optional[int] = ..., uncertain_below: _Optional[float] = ..., contract_version: _Optional[int] = ..., max_maps: _Optional[int] = ..., max_length: _Optional[int] = ..., max_calls: _Optional[int] = ..., max_bytes: _Optional[int] = ..., max_seconds: _Optional[float] = ..., max_idle_seconds: _Optional[float] = ..., max_calls_per_second: _Optional[int] = ..., max_groups: _Optional[int] = ..., max_answer_bytes: _Optional[int] = ..., max_token_calls: _Optional[int] = ..., max_stream_seconds: _Optional[float] = ...) -> None: ...

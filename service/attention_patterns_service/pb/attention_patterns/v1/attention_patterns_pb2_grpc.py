@@ -74,7 +74,9 @@ class AttentionPatternServiceServicer(object):
         the message limit, or simply a large one, is sent in chunks of whole layers (a layer over the limit: of some of its
         heads): each chunk is a request with the same request_id and declarations, and first_layer and first_head give its
         place in the tensor. A bad request is answered with its error and does not end the stream; a message over the limit
-        ends it with RESOURCE_EXHAUSTED.
+        ends it with RESOURCE_EXHAUSTED. Each request counts for the rate of the token, and a token that is not known any more
+        ends the stream with UNAUTHENTICATED. A stream ends with DEADLINE_EXCEEDED when it is too old, or no request was
+        answered without an error for too long.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
