@@ -212,7 +212,7 @@ def _empty(refused: _Refused) -> str:
 
 
 def _rounded(refused: _Refused) -> str:
-    rounding = find_rounding(refused.matrix)
+    rounding = find_rounding(refused.matrix, refused.maps.data_type)
     if rounding is None:
         return ""
     explained = rounding.explains(refused.matrix, causal=refused.causal)[refused.row]

@@ -4,6 +4,7 @@ Contract, Open Inference, tables, report and baselines take the names, their ord
 (``read_measures``): a new measure is one more field here and, on the wire, one more field of the contract.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,7 +122,19 @@ class GroupSums:
             for first in range(0, self.size, rows):
                 cells = block[:, sent[first : first + rows, None], sent[None, :]]
                 inside[begin : begin + together] += decode(cells, maps.data_type).sum((1, 2))
+        firsts = range(0, self.size, rows)
+        for n in np.flatnonzero(self.surveyed.survey.divided).tolist():
+            inside[n] = math.fsum(self._inside_of_divided(n, sent[first : first + rows]) for first in firsts)
         return inside
+
+    def _inside_of_divided(self, n: int, rows: NDArray[np.int64]) -> float:
+        """Returns the attention of some of S's rows to S, in a map whose rows were divided by their sums."""
+        maps, kept = self.surveyed.maps, self.surveyed.declaration.kept
+        inside, sums = (
+            decode(maps.values[n, rows[:, None], columns[None, :]], maps.data_type).sum(axis=1)
+            for columns in (self.sent, kept)
+        )
+        return float((inside / sums).sum())
 
     def share_from_outside(self) -> NDArray[np.float64]:
         """Returns the share over the query rows outside S, float64 [maps]; NaN where there are none."""

@@ -44,6 +44,7 @@ class Survey:
         causal: Whether the map is causal, bool [maps].
         stripes: Which columns are stripes, bool [maps, length].
         measures: Measures of the kernel by name, ``kernel.MEASURES`` [maps].
+        divided: Whether the rows of the map were divided by their sums, bool [maps].
         warnings: Sentences on maps that were taken although their rows do not sum to 1.
     """
 
@@ -52,6 +53,7 @@ class Survey:
     causal: NDArray[np.bool_]
     stripes: NDArray[np.bool_]
     measures: NDArray[Any]
+    divided: NDArray[np.bool_]
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -142,6 +144,7 @@ def survey(
         causal=causal[begin:end],
         stripes=np.empty((count, length), np.bool_),
         measures=np.empty(count, kernel.MEASURES),
+        divided=np.zeros(count, np.bool_),
     )
     bad_rows = np.empty(count, np.int64)
     kernel.survey(
@@ -179,6 +182,7 @@ def _survey_rounded(
     size, causal = result.images.shape[-1], result.causal[n : n + 1]
     again = survey(divided.maps, divided.declaration, causal, image_size=size, begin=0, end=1)
     result.replace_map(n, again)
+    result.divided[n] = True
     return divided.warning
 
 

@@ -13,7 +13,7 @@ from attention_patterns.attention_map import ROW_SUM_TOLERANCE, AttentionMaps, D
 
 RENORMALISED = "each row was divided by its sum, as was asked for (renormalise)"
 _SMALL = 10  # steps of a rounding below which a weight must be somewhere, or nothing tells what became of the zeros
-_PRECISION = 2**-8  # of weights in any type, bfloat16 included
+_OF_BFLOAT16, _OF_FLOAT16, _OF_FLOAT32 = 2**-8, 2**-11, 2**-22  # distances of a stored number from its decimals
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Rounding:
     step: float
     name: str
 
-    def is_of(self, weights: NDArray[np.float64]) -> bool:
-        """Returns whether all weights are whole steps."""
-        return bool((np.abs(np.rint(weights / self.step) * self.step - weights) <= weights * _PRECISION).all())
+    def is_of(self, weights: NDArray[np.float64], precision: float) -> bool:
+        """Returns whether all weights are whole steps, as far as numbers of this relative precision can be."""
+        return bool((np.abs(np.rint(weights / self.step) * self.step - weights) <= weights * precision).all())
 
     def explains(self, matrix: NDArray[np.float64], *, causal: bool = False) -> NDArray[np.float64]:
         """Returns how far half a step in each cell brings the sum of each row of a map from 1, float64 [L].
@@ -53,11 +53,13 @@ ROUNDINGS = (  # the coarsest first
 )
 
 
-def find_rounding(matrix: NDArray[np.float64]) -> Rounding | None:
+def find_rounding(matrix: NDArray[np.float64], data_type: DataType) -> Rounding | None:
     """Returns the coarsest rounding that the weights [L, L] of a map show, None where they show none."""
     if not (np.isfinite(matrix).all() and (matrix >= 0).all() and (matrix <= 1).all()):
         return None
-    return next((each for each in ROUNDINGS if each.is_of(matrix[:1]) and each.is_of(matrix)), None)
+    fine = not (matrix.astype(np.float16) == matrix).all()  # or they came from half precision, whatever they are now
+    precision = _OF_BFLOAT16 if data_type is DataType.BFLOAT16 else _OF_FLOAT32 if fine else _OF_FLOAT16
+    return next((each for each in ROUNDINGS if all(each.is_of(m, precision) for m in (matrix[:1], matrix))), None)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def divide_rounded(maps: AttentionMaps, declaration: Declaration, index: int, *,
     Half a step in each cell of a row, and the tolerance of the data type, must bring its sum to 1.
     """
     matrix = decode_map(maps, declaration, index)
-    rounding = find_rounding(matrix)
+    rounding = find_rounding(matrix, maps.data_type)
     if rounding is None:
         return None
     sums, explained = matrix.sum(axis=1), rounding.explains(matrix, causal=causal)

@@ -3,10 +3,12 @@
 import json
 import os
 import pickle
+import shlex
 import socket
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +127,8 @@ def assert_as_classified(measured, classifier, values, **declared):
     assert isinstance(measured, MeasuredInput), measured
     result = with_doubts(classifier.classify_measured([measured.maps])[0])
     layered = values.reshape((1,) * (4 - values.ndim) + values.shape)
-    assert_equal(result, classifier.classify(layered, **declared))
+    whole = classifier.classify(layered, **declared)
+    assert_equal(replace(result, layers=whole.layers), whole)  # of a source, the input has them
     given_shape = classifier.classify(values, **declared)
     assert result.patterns.ravel().tolist() == given_shape.patterns.ravel().tolist()
     assert result.causal.ravel().tolist() == given_shape.causal.ravel().tolist()
@@ -452,6 +455,68 @@ def test_attention_must_be_there_by_name(tmp_path, classifier, name):
     else:
         zarr.open_group(path, mode="w").create_array("weights", data=attention(9, 9))
     assert "holds no 'attention', expected it beside or instead of weights" in failure(path, classifier)
+
+
+@pytest.mark.parametrize("name", ["npz", "safetensors", "zarr3", "parquet"])
+def test_attention_under_a_similar_name_is_pointed_out(tmp_path, classifier, name):
+    path = tmp_path / f"one.{name.rstrip('3')}"
+    if name == "npz":
+        np.savez(path, attentions=attention(9, 9))
+    elif name == "safetensors":
+        save_file({"attentions": attention(9, 9)}, path)
+    elif name == "parquet":
+        pq.write_table(pa.table({"attentions": [1.0]}), path)
+    else:
+        zarr.open_group(path, mode="w").create_array("attentions", data=attention(9, 9))
+    assert failure(path, classifier).endswith("; save 'attentions' under the name 'attention'")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("tokens", "save them as numpy.array(tokens, dtype=str)"),
+        ("attention", "save the layers as one array, numpy.stack(layers)"),
+        ("segments", "save numbers, such as numpy.array(values, dtype=int)"),
+    ],
+)
+def test_arrays_of_objects_are_refused_with_the_way_to_save_them(tmp_path, classifier, name, remedy):
+    arrays = {"attention": attention(3, 9, 9), "tokens": np.array(TOKENS), "segments": np.array(SEGMENTS)}
+    np.savez(tmp_path / "x.npz", **arrays | {name: np.array([*arrays[name], None], object)[:-1]})
+    message = failure(tmp_path / "x.npz", classifier)
+    assert f"{name} is an array of objects (object), which are never unpickled; {remedy}" in message
+    np.savez(tmp_path / "y.npz", **arrays)
+    (one,) = outcomes(source(tmp_path / "y.npz"), classifier).values()
+    assert isinstance(one, MeasuredInput)
+
+
+LAYERS = torch.from_numpy(attention(4, 3, 9, 9)).unsqueeze(1)  # [layers, batch, heads, L, L]
+
+
+@pytest.mark.parametrize("stem", ["x", "it's 1 $HOME"])
+@pytest.mark.parametrize(
+    ("suffix", "write"),
+    [
+        (".pt", lambda path: torch.save(tuple(LAYERS), path)),  # outputs.attentions
+        (".pt", lambda path: torch.save(LAYERS[:, 0].bfloat16().requires_grad_(), path)),
+        (".pth", lambda path: torch.save(LAYERS[0, 0, 0], path)),
+        (".pkl", lambda path: path.write_bytes(pickle.dumps([layer[0].numpy() for layer in LAYERS]))),
+        (".pickle", lambda path: path.write_bytes(pickle.dumps(LAYERS.numpy()))),
+        (".json", lambda path: path.write_text(json.dumps(LAYERS[:, 0].tolist()))),
+    ],
+)
+def test_the_line_that_converts_a_file_of_another_kind_works(tmp_path, classifier, suffix, write, stem):
+    """The command of the message, run by a shell, makes a dump of it."""
+    path = tmp_path / f"{stem}{suffix}"
+    write(path)
+    for place in (path, tmp_path, tmp_path / "*"):
+        with pytest.raises(SourceError) as refused:
+            source(place)
+        assert ("if you trust it" in str(refused.value)) == (suffix in (".pkl", ".pickle"))
+    command = str(refused.value).rpartition(" with: python ")[2]
+    subprocess.run(f"{shlex.quote(sys.executable)} {command}", shell=True, check=True, cwd="/")
+    (one,) = outcomes(source(path.with_suffix(".npz"), axes=None), classifier).values()
+    assert isinstance(one, MeasuredInput), one
+    assert one.maps.declaration.length == 9
 
 
 def test_an_archive_under_the_name_of_an_array_and_the_reverse(tmp_path, classifier):

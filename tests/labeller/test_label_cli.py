@@ -120,6 +120,35 @@ def test_the_order_of_five_axes_is_told(tmp_path, axes, inputs):
     assert "give --axes" in other.stderr
 
 
+def test_rows_are_divided_by_their_sums_on_request(tmp_path, dumps):
+    (tmp_path / "cut").mkdir()
+    for path in dumps.iterdir():
+        arrays = dict(np.load(path))
+        np.savez(tmp_path / "cut" / path.name, **arrays | {"attention": arrays["attention"] * np.float16(0.8)})
+    refused = run(tmp_path / "cut", "-o", tmp_path / "refused", "-q")
+    assert refused.exit_code == 1
+    assert "--renormalise" in (tmp_path / "refused" / "errors.jsonl").read_text()
+    done = run(tmp_path / "cut", "-o", tmp_path / "labels", "--renormalise")
+    assert done.exit_code == 0, done.stderr
+    assert "216 maps of 3 inputs, 3 with warnings" in done.stdout
+    assert "each row was divided by its sum" in rows_of(tmp_path / "labels", "inputs")["warnings"].to_pylist()[0][0]
+    assert run(dumps, "-o", tmp_path / "whole", "-q").exit_code == 0
+    patterns = [rows_of(tmp_path / name)["pattern"].to_pylist() for name in ("labels", "whole")]
+    assert sum(ours == theirs for ours, theirs in zip(*patterns, strict=True)) > 210
+    assert "settings renormalise was true, now false" in run(tmp_path / "cut", "-o", tmp_path / "labels").stderr
+    with_model = run(tmp_path / "cut", "-o", tmp_path / "none", "--model", "m", "--renormalise")
+    assert "--renormalise only applies to dumps of attention" in with_model.stderr
+
+
+def test_rounded_dumps_are_labelled_with_one_warning(tmp_path):
+    """Of several slabs, as where the dump is large."""
+    random = np.random.default_rng(0).exponential(size=(40, 4, 128, 128))
+    np.save(tmp_path / "rounded.npy", np.round(random / random.sum(axis=-1, keepdims=True), 2))
+    assert run(tmp_path / "rounded.npy", "-o", tmp_path / "labels", "-q").exit_code == 0
+    (warnings,) = rows_of(tmp_path / "labels", "inputs")["warnings"].to_pylist()
+    assert [warning[:36] for warning in warnings if "rounded" in warning] == ["weights are rounded to 2 decimals, w"]
+
+
 def test_a_bad_input_is_recorded_and_shows_in_the_exit_code(tmp_path, dumps):
     np.save(tmp_path / "bad.npy", np.full((3, 11, 11), 0.5, np.float32))
     done = run(dumps, tmp_path / "bad.npy", "-o", tmp_path / "labels", "--quiet")
@@ -206,6 +235,10 @@ def test_a_dry_run_prints_an_estimate_and_writes_nothing(tmp_path, dumps):
         (["dumps", "-o", "t.txt"], "t.txt"),
         (["t.txt"], "t.txt is a file .txt, expected one of"),
         (["t.txt", "--model", MINILM, "--columns", "a,b,c"], "columns"),
+        (["t.txt"], "; t.txt is of texts, which a model reads: give --model NAME"),
+        (["texts"], "; t.tsv is of texts, which a model reads: give --model NAME"),
+        (["p.png"], "; p.png is of pictures, which a model reads: give --model NAME"),
+        (["five.npy", "--model", "m"], "five.npy is a dump of attention, which is read without --model"),
         (["dumps", "--columns", "a"], "--columns only applies with --model"),
         (["dumps", "--truncate"], "--truncate only applies with --model"),
         (["dumps", "--limit", "1", "--sample", "1"], "--limit and --sample exclude each other"),
@@ -229,6 +262,9 @@ def test_a_run_that_cannot_start_exits_with_2_and_a_message(tmp_path, dumps, mon
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "thesis.tex").touch()
     (tmp_path / "t.txt").write_text("a text\n")
+    (tmp_path / "p.png").touch()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "t.tsv").write_text("text\na\n")
     np.save("five.npy", np.broadcast_to(np.eye(9, dtype=np.float32), (2, 3, 1, 9, 9)))
     done = run(*arguments, *([] if "-o" in arguments else ["-o", "labels"]))
     assert done.exit_code == 2, done.output
@@ -292,6 +328,11 @@ def test_a_run_is_summed_up_again(tmp_path, dumps):
     assert done.exit_code == 0, done.output
     assert (tmp_path / "labels" / "summary.json").read_bytes() == before
     assert "Patterns on MRPC" in done.stdout
+    (tmp_path / "labels" / "summary.json").unlink()
+    wrong = invoke("summary", tmp_path / "labels", "--compare-paper", "CoLA")
+    assert wrong.exit_code == 2
+    assert "task 'CoLA' is not in the paper; expected one of" in wrong.stderr
+    assert not (tmp_path / "labels" / "summary.json").exists()
     nothing = invoke("summary", dumps)
     assert nothing.exit_code == 2
     assert f"'{dumps}' is not a run folder" in nothing.stderr

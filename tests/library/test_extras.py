@@ -3,8 +3,11 @@
 import json
 import os
 import shlex
+import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from attention_patterns.errors import MissingExtraError
@@ -80,6 +83,33 @@ def test_an_environment_that_is_not_active_is_named(installed, monkeypatch, inst
         "uv": ["uv", "pip", "install", "--python", "/my environments/one/bin/python"],
     }[installer]
     assert shlex.split(install_command("ray")) == [*front, "--editable", "/o'neill[ray]"]
+
+
+CHECKOUT = Path(__file__).parents[2]
+ASK = "from attention_patterns.programs.extras import install_command; print(install_command('ray'))"
+
+
+@pytest.mark.parametrize("beside_another", [False, True])
+def test_a_checkout_on_the_path_is_installed_as_it_lies(tmp_path, beside_another):
+    """The command of an index would install another copy, whether one is there already or not."""
+    if beside_another:
+        (tmp_path / "attention_patterns").mkdir()
+        info = tmp_path / "attention_patterns-0.1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.4\nName: attention-patterns\nVersion: 0.1.0\n")
+    libraries = tmp_path / "libraries"
+    libraries.mkdir()
+    for path in Path(np.__file__).parents[1].iterdir():  # all that is installed here, but for this distribution
+        if "attention_patterns" not in path.name:
+            (libraries / path.name).symlink_to(path)
+    paths = [str(CHECKOUT / "classifier"), str(tmp_path), str(libraries)]
+    done = subprocess.run(
+        [sys.executable, "-S", "-P", "-c", f"import sys; sys.path[:0] = {paths}; {ASK}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shlex.split(done.stdout)[-2:] == ["--editable", f"{CHECKOUT}[ray]"]
 
 
 def test_a_missing_package_is_answered_by_its_extra(monkeypatch):

@@ -74,13 +74,15 @@ def test_a_plain_tuple_is_told_from_missing_attention(eager, encoding, refused, 
         assert without.endswith("call the model with return_dict=True")
 
 
-def test_eager_attention_is_advised_only_where_no_layer_has_any(eager, encoding, refused):
+def test_eager_attention_is_advised_only_where_no_layer_returns_attention(eager, encoding, refused, patterns):
     message = refused(eager(**encoding))
     assert message.startswith("outputs hold no attentions; call the model with output_attentions=True")
     for empty in ((), (None, None)):
         message = refused(SimpleNamespace(attentions=empty))
         assert message.endswith('; load the model with attn_implementation="eager"')
         assert "output_attentions" not in message
+    attentions = eager(**encoding, output_attentions=True).attentions
+    patterns(SimpleNamespace(attentions=(None, *attentions)))
 
 
 def test_outputs_of_generate(classifier, tokenizer, encoding, refused):

@@ -76,7 +76,13 @@ def test_rounded_maps_beside_others_in_padding_and_lists(classifier):
     mask = [0] * 4 + [1] * LENGTH + [0] * 5
     result = classifier.classify(padded, mask=mask, tokens=["[CLS]", *["a"] * (LENGTH - 1)])
     assert sum("rounded" in warning for warning in result.warnings) == 1
-    assert 0 < result.attention_to["[CLS]"].share < 1
+    plain = classifier.classify(
+        maps[1, 2] / maps[1, 2].sum(axis=1, keepdims=True), token_groups={"even": range(0, 128, 2)}
+    )
+    result = classifier.classify(padded, mask=mask, token_groups={"even": range(4, 132, 2)})
+    for name in ("share", "share_from_inside", "share_from_outside"):
+        own, of_plain = (getattr(each.attention_to["even"], name) for each in (result, plain))
+        np.testing.assert_allclose(own, of_plain, atol=1e-5)
     assert len(classifier.classify_maps([maps[1, 2], SQUARE])) == 2
 
 

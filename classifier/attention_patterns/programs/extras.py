@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
+from pathlib import Path
 from shlex import quote
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from attention_patterns.errors import MissingExtraError
 
 _DISTRIBUTION = "attention-patterns"
+_PACKAGE = Path(__file__).resolve().parents[1]
 _OURS = ("attention_patterns", "attention_patterns_service", "attention_patterns_training")
 
 
@@ -69,7 +71,7 @@ def missing_package(package: str, *, needed_by: str) -> MissingExtraError:
 
 
 def install_command(name: str) -> str:
-    """Returns the command that adds an extra to this copy: installed from an index, a file, a repository or editable.
+    """Returns the command that adds an extra to this copy, from an index, a file or a repository, or to a checkout.
 
     The command is that of the installer that put this copy here, uv or pip, and names the Python of this process where
     the plain command would reach another one.
@@ -102,10 +104,19 @@ class _InstallRecord:
 def _read_record() -> _InstallRecord:
     try:
         files = distribution(_DISTRIBUTION)
-    except PackageNotFoundError:  # a checkout on the path, never installed
-        return _InstallRecord("pip", {})
+    except PackageNotFoundError:
+        return _InstallRecord("pip", _origin_of_checkout())
     installer = (files.read_text("INSTALLER") or "pip").strip()
+    other = Path(str(files.locate_file(_PACKAGE.name)))
+    if other.exists() and not other.samefile(_PACKAGE):  # another copy is installed, and a checkout on the path runs
+        return _InstallRecord(installer, _origin_of_checkout())
     return _InstallRecord(installer, json.loads(files.read_text("direct_url.json") or "{}"))
+
+
+def _origin_of_checkout() -> dict[str, Any]:
+    """Returns the origin that an editable installation of this checkout would have; empty where it is none."""
+    root = _PACKAGE.parents[1]
+    return {"url": root.as_uri(), "dir_info": {"editable": True}} if (root / "pyproject.toml").is_file() else {}
 
 
 def _installer(name: str) -> str:

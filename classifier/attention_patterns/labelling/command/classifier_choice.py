@@ -9,7 +9,7 @@ from typing import Any
 from attention_patterns.classifier import Classifier
 from attention_patterns.errors import BundleError, InvalidSettingsError
 from attention_patterns.pattern_classifier import PatternClassifier
-from attention_patterns.programs.extras import name_missing_extra
+from attention_patterns.programs.extras import install_command, name_missing_extra
 from attention_patterns.rendering import RENDERING_VERSION
 
 
@@ -72,7 +72,9 @@ class ClassifierChoice:
 def _connect(endpoint: str) -> OpenClassifier:
     clients = entry_points(group="attention_patterns.clients", name="grpc")
     if not clients:  # a checkout on the path, never installed
-        raise InvalidSettingsError("--endpoint needs an installed copy of attention-patterns; install it with pip")
+        raise InvalidSettingsError(
+            f"--endpoint needs an installed copy of attention-patterns: {install_command('service')}"
+        )
     with name_missing_extra("service", needed_by="--endpoint"):
         client = next(iter(clients)).load()(endpoint)
     model = client.model()

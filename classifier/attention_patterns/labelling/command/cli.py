@@ -282,6 +282,8 @@ def summary(run: _RunFolder, *, compare_paper: _ComparePaper = None) -> None:
     Rewrites summary.json and heads.parquet in the run folder.
     """
     with _exit_on_errors(LogFormat.TEXT):
+        if compare_paper is not None:
+            paper_task(compare_paper)
         folder = RunFolder(run)
         folder.read_request()  # refuses a folder that is not a run folder
         stacks = write_summary(folder, folder.errors())

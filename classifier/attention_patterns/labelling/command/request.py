@@ -79,7 +79,9 @@ class RunRequest:
             "sample": self.sample,
             "seed": None if self.sample is None else self.seed,
         }
-        return settings | ({"dtype": self.dtype, "truncate": self.truncate} if self.models else {"axes": self.axes})
+        if self.models:
+            return settings | {"dtype": self.dtype, "truncate": self.truncate}
+        return settings | {"axes": self.axes, "renormalise": self.renormalise}
 
     def _open_dumps(self) -> DumpSource:
         return DumpSource(dump_tasks(self.inputs), self.selection, axes=self.axes, renormalise=self.renormalise)

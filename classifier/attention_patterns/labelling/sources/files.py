@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -128,7 +128,13 @@ def _missing_file_system(url: str, error: ImportError) -> MissingExtraError:
     return missing_package(package, needed_by=url)
 
 
-def find_files(path: str, suffixes: Collection[str], *, folders: Collection[str] = ()) -> list[FileGroup]:
+def find_files(
+    path: str,
+    suffixes: Collection[str],
+    *,
+    folders: Collection[str] = (),
+    advise: Callable[[str], str] = lambda _path: "",
+) -> list[FileGroup]:
     """Returns the files of a path, sorted: the file itself, those in a folder in depth, or those that a glob matches.
 
     A folder is a group of its own, also one that a glob matches, as where a shell expands the glob. All other files
@@ -138,6 +144,7 @@ def find_files(path: str, suffixes: Collection[str], *, folders: Collection[str]
         path: Path, folder, glob or fsspec URL. A file that exists under the very name is never read as a glob.
         suffixes: Suffixes of the files to find, in lower case, such as ".npz".
         folders: Those of ``suffixes`` whose folders count as one file each, such as ".zarr".
+        advise: Returns what to do with a file of another kind, "" where nothing is known.
 
     Raises:
         SourceError: The path does not exist, cannot be listed, is a file of another kind or a folder without such
@@ -149,7 +156,7 @@ def find_files(path: str, suffixes: Collection[str], *, folders: Collection[str]
     with explain_errors(f"{path} cannot be listed"):
         system, root = file_system(path)
         system.invalidate_cache()  # of listings made earlier by this process
-        return _Search(path, system, root, tuple(suffixes), tuple(folders)).run()
+        return _Search(path, system, root, tuple(suffixes), tuple(folders), advise).run()
 
 
 @contextmanager
@@ -200,6 +207,7 @@ class _Search:
     root: str
     suffixes: tuple[str, ...]
     folders: tuple[str, ...]
+    advise: Callable[[str], str]
 
     def run(self) -> list[FileGroup]:
         try:
@@ -208,7 +216,7 @@ class _Search:
             if not is_wild(self.root):
                 reason = f": {error.__cause__}" if error.__cause__ else ""
                 raise SourceError(f"{self.path} does not exist{reason}") from error
-            return self._require(self._match_glob(), "a pattern that matches nothing")
+            return self._require(self._match_glob(), "a pattern that matches nothing", self.system.glob(self.root))
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 raise SourceError(f"{self.path} is longer than a path may be") from error
@@ -216,9 +224,11 @@ class _Search:
         suffix = PurePosixPath(without_query(self.root)).suffix.lower()
         folder = info["type"] == "directory" or (suffix not in self.suffixes and self.system.isdir(self.root))
         if folder and suffix not in self.folders:
-            return self._require([self._search_folder(self.root)], "a folder without")
+            others = self.system.find(self.root)
+            return self._require([self._search_folder(self.root)], "a folder without", others)
         if suffix not in self.suffixes:
-            raise SourceError(f"{self.path} is a file {suffix or 'without suffix'}, expected one of {self._expected}")
+            kind = suffix or "without suffix"
+            raise SourceError(f"{self.path} is a file {kind}, expected one of {self._expected}{self.advise(self.path)}")
         parent = self.root.rpartition("/")[0]  # of a URL, whose two slashes PurePosixPath would join
         file = self._make_store(self.root, parent) if folder else self._make_file(self.root, info, parent)
         return [FileGroup(self._url(parent), (file,), whole=False)]
@@ -227,9 +237,15 @@ class _Search:
     def _expected(self) -> str:
         return ", ".join(self.suffixes)
 
-    def _require(self, groups: Sequence[FileGroup], nothing: str) -> list[FileGroup]:
+    def _require(self, groups: Sequence[FileGroup], nothing: str, others: Sequence[str]) -> list[FileGroup]:
+        """Returns the groups that hold files.
+
+        Raises:
+            SourceError: None does; ``others`` are the files of other kinds.
+        """
         if not any(group.files for group in groups):
-            raise SourceError(f"{self.path} is {nothing} {self._expected}")
+            advice = next(filter(None, map(self.advise, sorted(others))), "")
+            raise SourceError(f"{self.path} is {nothing} {self._expected}{advice}")
         return [group for group in groups if group.files]
 
     def _match_glob(self) -> list[FileGroup]:

@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 from itertools import accumulate, pairwise
 
 from attention_patterns.errors import SourceError
+from attention_patterns.labelling.sources.dumps.conversions import advise
 from attention_patterns.labelling.sources.dumps.formats import FOLDERS, SUFFIXES, name_in_errors, open_dump
 from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.dumps.stored import DumpHeader
@@ -77,7 +78,7 @@ def dump_tasks(arguments: Sequence[str]) -> Tasks:
     """
     given: dict[str | None, list[FileGroup]] = {}  # None: files without a name, one by one
     for argument in map(parse_input, arguments):
-        for group in find_files(argument.path, SUFFIXES, folders=FOLDERS):
+        for group in find_files(argument.path, SUFFIXES, folders=FOLDERS, advise=advise):
             name = argument.task or (group.task(SUFFIXES) if group.whole else None)
             given.setdefault(name, []).append(group)
     tasks: dict[str, list[FileGroup]] = {}

@@ -162,7 +162,7 @@ def _read_declaration(name: str, array: RawArray, n: int | None, layout: Layout)
 def open_npy(file: StoredFile, *, most_bytes: int | None, axes: Axes | None) -> Iterator[RawDump]:
     """Opens a .npy file; see ``formats.open_dump``."""
     with open_file(file.url) as stream:
-        attention = _read_npy_header(FileBytes(stream))
+        attention = _read_npy_header("attention", FileBytes(stream))
         layout = find_layout(file.shown, attention.shape, {}, axes)
         yield RawDump(attention, layout, {}, whole=_read_fortran(attention, most_bytes))
 
@@ -175,10 +175,12 @@ def open_npz(file: StoredFile, *, most_bytes: int | None, axes: Axes | None) -> 
         archive, source = stack.enter_context(zipfile.ZipFile(stream)), FileBytes(stream)
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if not info.is_dir()}
         require_attention(members)
-        attention = _read_npy_header(MemberBytes(archive, members["attention"], source))
+        attention = _read_npy_header("attention", MemberBytes(archive, members["attention"], source))
         wanted = DECLARED if most_bytes is not None or len(attention.shape) == MANY else ()
         arrays = {
-            name: _read_npy_header(MemberBytes(archive, members[name], source)) for name in wanted if name in members
+            name: _read_npy_header(name, MemberBytes(archive, members[name], source))
+            for name in wanted
+            if name in members
         }
         layout = find_layout(file.shown, attention.shape, {name: array.shape for name, array in arrays.items()}, axes)
         if most_bytes is not None and layout.inputs is not None:
@@ -233,8 +235,15 @@ def _parse_tokens(text: str) -> list[Any]:
     return tokens
 
 
-def _read_npy_header(source: ByteSource) -> RawArray:
-    """Returns the array that the header of a .npy file describes.
+_AS_PLAIN = {
+    "attention": "the layers as one array, numpy.stack(layers)",
+    "tokens": "them as numpy.array(tokens, dtype=str)",
+    **dict.fromkeys(("segments", "valid_length", "mask", "causal"), "numbers, such as numpy.array(values, dtype=int)"),
+}
+
+
+def _read_npy_header(name: str, source: ByteSource) -> RawArray:
+    """Returns the array of this name that the header of a .npy file describes.
 
     Raises:
         SourceError: The header does not agree with the number of bytes behind it, or describes what is not read.
@@ -246,7 +255,7 @@ def _read_npy_header(source: ByteSource) -> RawArray:
         raise SourceError(f"it is of version {version} of the format, expected one of {', '.join(map(str, readers))}")
     shape, fortran, dtype = readers[version](start)
     if dtype.hasobject:
-        raise SourceError(f"Object arrays ({dtype}) are never unpickled, expected numbers")
+        raise SourceError(f"{name} is an array of objects ({dtype}), which are never unpickled; save {_AS_PLAIN[name]}")
     array = RawArray(source, start.place, tuple(int(size) for size in shape), dtype, fortran)
     if min(array.shape, default=0) < 0 or array.size != source.size - array.begin:
         raise SourceError(

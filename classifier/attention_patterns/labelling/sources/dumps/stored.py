@@ -18,6 +18,7 @@ from attention_patterns.labelling.sources.memory import in_words
 DECLARED = ("tokens", "segments", "valid_length", "mask", "causal")
 MOST_INPUTS = 2**20  # of a file: all of them are planned before the first is read
 _MOST_MAPS = 2**16  # of an input: an image of each is in memory at once
+_ALIKE = 0.8  # of two names of which one may be meant for the other, at least
 _MOST_DECLARED = 2**26  # bytes of one declaration of one input
 
 
@@ -181,7 +182,11 @@ def require_attention(names: Iterable[str]) -> None:
     """
     held = sorted(names)
     if "attention" not in held:
-        raise SourceError(f"it holds no 'attention', expected it beside or instead of {', '.join(held)[:80] or '-'}")
+        meant = get_close_matches("attention", held, n=1, cutoff=_ALIKE)
+        hint = f"; save {meant[0]!r} under the name 'attention'" if meant else ""
+        raise SourceError(
+            f"it holds no 'attention', expected it beside or instead of {', '.join(held)[:80] or '-'}{hint}"
+        )
 
 
 def check_size(subject: str, size: int) -> None:
@@ -222,7 +227,9 @@ def read_declared(values: Mapping[str, Any]) -> dict[str, Any]:
 def misnamed_warnings(names: Iterable[str]) -> tuple[str, ...]:
     """Returns a warning for each array that is not read because of its name, but may be a declaration."""
     meant = {
-        name: "mask" if name.endswith("mask") else next(iter(get_close_matches(name, DECLARED, n=1, cutoff=0.8)), None)
+        name: "mask"
+        if name.endswith("mask")
+        else next(iter(get_close_matches(name, DECLARED, n=1, cutoff=_ALIKE)), None)
         for name in sorted(set(names) - {*DECLARED, "attention"})
     }
     return tuple(f"{name!r} is not read; is {known!r} meant?" for name, known in meant.items() if known)

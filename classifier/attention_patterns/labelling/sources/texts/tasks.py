@@ -15,6 +15,7 @@ from attention_patterns.labelling.sources.texts.rows import TEXT_SUFFIXES, BadRo
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _DATASETS = "datasets:"
+_DUMPS = (".npz", ".npy", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def _find_corpora(arguments: Sequence[str]) -> list[_Corpus]:
             dataset = DatasetSpec.parse(path.removeprefix(_DATASETS))
             corpora.append(_Corpus(path, (name,) if name else _names_of_dataset(dataset), dataset))
             continue
-        groups = find_files(path, (*TEXT_SUFFIXES, *PICTURE_SUFFIXES))
+        groups = find_files(path, (*TEXT_SUFFIXES, *PICTURE_SUFFIXES), advise=_advise)
         if name:
             corpora.append(_Corpus(path, (name,), FileGroup.join(groups).files))
             continue
@@ -142,6 +143,12 @@ def _find_corpora(arguments: Sequence[str]) -> list[_Corpus]:
         together = FileGroup.join(one_by_one)
         corpora.append(_make_pictures(together.folder, together))
     return corpora
+
+
+def _advise(path: str) -> str:
+    """Returns what to do with a file of another kind, as the end of a message; "" where nothing is known."""
+    name = PurePosixPath(path).name
+    return f"; {name} is a dump of attention, which is read without --model" if name.lower().endswith(_DUMPS) else ""
 
 
 def _make_pictures(path: str, pictures: FileGroup) -> _Corpus:
