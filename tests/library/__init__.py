@@ -8,6 +8,7 @@ test_foreign_text.py       text that others wrote, spelt out and bounded
 test_golden.py             renderings and classifications as recorded in golden/
 test_measures.py           measures against arithmetic by hand and against numpy
 test_rendering.py          images against the documented rendering, at many lengths
+test_special_tokens.py     special tokens by name, of a tokenizer, and of a caller
 test_temporary_folders.py  temporary folders, left by none and removed while nobody uses them
 test_terminal.py           tables and grids in the terminal
 """
