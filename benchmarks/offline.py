@@ -35,6 +35,7 @@ from attention_patterns.labelling.output.table import label_rows
 from attention_patterns.labelling.run.ray_engine import ray_engine
 from attention_patterns.labelling.run.run import Engine, in_process, label
 from attention_patterns.labelling.sources.dumps.formats import open_dump
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.dumps.plan import dump_tasks
 from attention_patterns.labelling.sources.dumps.source import DumpSource
 from attention_patterns.labelling.sources.dumps.stored import SlabBuffer
@@ -101,7 +102,7 @@ def _stages(kind: _Kind, place: Path, classifier: PatternClassifier, rounds: int
     for n in range(INPUTS // kind.inputs):
         kind.write(folder / f"{n}{kind.suffix}", np.repeat(attention[None], kind.inputs, axis=0))
     os.sync()  # or the disk would be busy with them meanwhile
-    source = DumpSource(dump_tasks([str(folder)]))
+    source = DumpSource(dump_tasks([str(folder)]), axes=Axes.INPUTS_FIRST)
     units, inputs = source.units(), INPUTS
     busy: list[float] = []
 
@@ -181,7 +182,7 @@ def _label(maker: PartMaker, run: Path, engine: Engine = in_process) -> None:
 
 def _scaling(folder: Path, classifier: PatternClassifier) -> ResultTable:
     rows = [("in-process", f"{n} cores" if n > 1 else "1 core", _on_cores(n, folder)) for n in (1, 2)]
-    maker = PartMaker(DumpSource(dump_tasks([str(folder)])), classifier, Memory.from_now(None))
+    maker = PartMaker(DumpSource(dump_tasks([str(folder)]), axes=Axes.INPUTS_FIRST), classifier, Memory.from_now(None))
     for n in (1, 2):
         engine = ray_engine(PatternClassifier.load, address=None, max_memory=None, workers=n)
         rows.append(("Ray", f"{n} workers" if n > 1 else "1 worker", _pace(maker, folder.parent / "run", engine)))
@@ -254,7 +255,7 @@ def print_pace(folder: str) -> None:
     """Prints the pace at which this process labels the dumps of a folder."""
     classifier = PatternClassifier.load()
     classifier.warm_up()
-    maker = PartMaker(DumpSource(dump_tasks([folder])), classifier, Memory.from_now(None))
+    maker = PartMaker(DumpSource(dump_tasks([folder]), axes=Axes.INPUTS_FIRST), classifier, Memory.from_now(None))
     pace = _pace(maker, Path(folder).parent / "run", in_process)
     print(pace.first_part, pace.rate)  # noqa: T201  read by the process that compares
 

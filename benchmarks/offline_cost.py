@@ -20,6 +20,7 @@ import typer
 from attention_patterns.labelling.output.folder import RunFolder
 from attention_patterns.labelling.output.part import PartMaker
 from attention_patterns.labelling.run.ray_cluster import open_cluster
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.dumps.plan import dump_tasks
 from attention_patterns.labelling.sources.dumps.source import DumpSource
 from attention_patterns.labelling.sources.memory import Memory
@@ -74,7 +75,7 @@ def _maker(folder: Path, inputs: int) -> PartMaker:
     attention = np.stack([np.roll(sample_attention(LENGTH), n, axis=1) for n in range(inputs)]).astype(np.float16)
     tokens = np.array([["[CLS]", *(f"token{n}" for n in range(LENGTH - 2)), "[SEP]"]] * inputs)
     np.savez(folder / "dump.npz", attention=attention, tokens=tokens)
-    source = DumpSource(dump_tasks([str(folder / "dump.npz")]))
+    source = DumpSource(dump_tasks([str(folder / "dump.npz")]), axes=Axes.INPUTS_FIRST)
     return PartMaker(source, PatternClassifier.load(threads=1), Memory(None))
 
 

@@ -62,10 +62,10 @@ def _flat(place: Path) -> list[tuple[str, ...]]:
     attention = sample_attention(64).astype(np.float16)
     (place / "dumps").mkdir()
     np.save(place / "dumps" / "0.npy", np.broadcast_to(attention, (1000, *attention.shape)))
-    few = _peak(place, [str(place / "dumps")])
+    few = _peak(place, [str(place / "dumps"), "--axes", "inputs,layers,heads"])
     for n in range(1, 10):
         os.link(place / "dumps" / "0.npy", place / "dumps" / f"{n}.npy")
-    many = _peak(place, [str(place / "dumps")])
+    many = _peak(place, [str(place / "dumps"), "--axes", "inputs,layers,heads"])
     return [(f"{peak.labelled:,}", in_words(peak.bytes), f"{peak.bytes / few.bytes:.2f}") for peak in (few, many)]
 
 

@@ -6,6 +6,8 @@ special_tokens.py      special tokens by name
 per_process.py         objects that a forked process makes anew
 attention_map.py       an array of attention maps and what the caller declares of it, checked
 kernel.py              the one compiled pass that checks, renders and measures maps
+row_sums.py            rows that do not sum to 1 and are taken all the same
+explanations.py        the causes for which maps are refused
 rendering.py           maps to images: the rendering and its version
 measures.py            the measures of a head, each declared once
 outputs.py             outputs of a Hugging Face model, taken apart into inputs

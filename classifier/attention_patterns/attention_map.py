@@ -1,7 +1,7 @@
 """The input: an array of attention maps and the caller's declarations, checked before any value is read."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from attention_patterns.errors import (
 from attention_patterns.special_tokens import PADDING_TOKENS, special_token_positions
 
 MOST_AXES = 64  # numpy's limit
+MANY = 5  # axes of the attention of many inputs
 SHORTEST_LABELLED = 8  # tokens; the annotation guide labels no shorter map
 
 
@@ -47,12 +48,14 @@ class AttentionMaps:
         data_type: Storage type of the values.
         names: Names of the leading axes: ("layer", "head"), ("head",), () or, for a list of maps, ("map",).
         axes: Indices of the entries of each leading axis in the tensor or list that they were taken from.
+        warnings: Sentences for the caller on how they were read.
     """
 
     values: NDArray[Any]
     data_type: DataType
     names: tuple[str, ...]
     axes: tuple[Sequence[int], ...]
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def leading(self) -> tuple[int, ...]:
@@ -106,10 +109,9 @@ def read_attention(
     array = _as_array(attention)
     stored = _read_data_type(array, data_type)
     if array.ndim not in (2, 3, 4):
-        hint = "; a batch axis was left in? Take one input of the batch" if array.ndim == 5 else ""
         raise ShapeError(
             f"attention has {array.ndim} axes, shape {list(array.shape)}, "
-            f"expected [L, L], [heads, L, L] or [layers, heads, L, L]{hint}"
+            f"expected [L, L], [heads, L, L] or [layers, heads, L, L]{_hint_at_batch(array.shape)}"
         )
     rows, columns = array.shape[-2:]
     if rows != columns:
@@ -130,15 +132,63 @@ def read_attention(
     )
 
 
+def read_input(attention: ArrayLike, data_type: str | None) -> AttentionMaps:
+    """Reads the attention of one input as ``read_attention`` does, also ``torch.stack(outputs.attentions)`` of a batch.
+
+    Raises:
+        ShapeError: The array has other axes, holds a batch of several inputs, is not square, or is empty.
+        DataTypeError: The array is not of a float type that is read, or not of ``data_type``.
+    """
+    array = _as_array(attention)
+    if array.ndim != MANY or array.shape[1] != 1:
+        return read_attention(array, data_type)
+    warning = f"attention of shape {list(array.shape)} was read as [layers, batch, heads, L, L], a batch of one input"
+    return replace(read_attention(array[:, 0], data_type), warnings=(warning,))
+
+
+def _hint_at_batch(shape: tuple[int, ...]) -> str:
+    if len(shape) != MANY:
+        return ""
+    return (
+        "; a batch axis was left in? Take one input: attention[:, n] of [layers, batch, heads, L, L], as "
+        "torch.stack(outputs.attentions) has it, or attention[n] of [batch, layers, heads, L, L]"
+    )
+
+
 def _as_array(attention: ArrayLike) -> NDArray[Any]:
     try:
         return np.asarray(attention)
     except (TypeError, ValueError, RuntimeError) as error:
         kind = f"{type(attention).__module__}.{type(attention).__name__}"
         raise DataTypeError(
-            f"attention of type {kind} cannot be read as an array ({error}); a torch tensor must be detached and on "
-            "the CPU, and bfloat16 is passed as .view(torch.uint16) with data_type='bfloat16'"
+            f"attention of type {kind} cannot be read as an array ({error}); {_explain_unreadable(attention)}"
         ) from error
+
+
+def _explain_unreadable(attention: object) -> str:
+    """Returns what to do with a value that is no array: all that is needed of a tensor, or of a list of them."""
+    parts = [*attention] if isinstance(attention, (list, tuple)) else [attention]
+    shapes = {
+        tuple(part.shape) if hasattr(part, "shape") else (len(part),) if hasattr(part, "__len__") else ()
+        for part in parts
+    }
+    steps = [
+        (any(getattr(part, "requires_grad", False) for part in parts), "a torch tensor must be detached: .detach()"),
+        (
+            any(str(getattr(part, "device", "cpu")) != "cpu" for part in parts),
+            "a torch tensor must be on the CPU: .cpu()",
+        ),
+        (
+            any(str(getattr(part, "dtype", "")) == "torch.bfloat16" for part in parts),
+            "bfloat16 is passed as .view(torch.uint16) with data_type='bfloat16'",
+        ),
+        (
+            len(shapes) > 1,
+            f"its entries have shapes {', '.join(str(list(shape)) for shape in sorted(shapes)[:3])}, expected one; "
+            "classify_maps takes single maps of any sizes",
+        ),
+    ]
+    return "; ".join(step for needed, step in steps if needed) or "expected numbers, or anything with __array__"
 
 
 def _read_data_type(array: NDArray[Any], declared: str | None) -> DataType:
@@ -146,11 +196,25 @@ def _read_data_type(array: NDArray[Any], declared: str | None) -> DataType:
         raise DataTypeError(f"data_type is {declared!r}, expected one of {', '.join(DataType)}")
     own = "bfloat16" if array.dtype == np.uint16 and declared == DataType.BFLOAT16 else array.dtype.name
     if own not in list(DataType) or not array.dtype.isnative:
-        hint = "; bfloat16 bits in uint16 need data_type='bfloat16'" if own == "uint16" else ""
-        raise DataTypeError(f"attention has dtype {array.dtype}, expected one of {', '.join(DataType)}{hint}")
+        raise DataTypeError(
+            f"attention has dtype {array.dtype}, expected one of {', '.join(DataType)}{_hint_at_data_type(array)}"
+        )
     if declared not in (None, own):
         raise DataTypeError(f"attention has dtype {own}, but data_type is {declared!r}")
     return DataType(own)
+
+
+def _hint_at_data_type(array: NDArray[Any]) -> str:
+    """Returns what to do with values of a type that is not read."""
+    if array.dtype == np.uint16:
+        return "; bfloat16 bits in uint16 need data_type='bfloat16'"
+    if array.dtype == np.uint8 and array.ndim and abs(np.median(array.sum(axis=-1)) / 255 - 1) < 0.5:
+        return "; levels of 8 bits? Divide by 255"
+    if array.dtype.kind == "V":
+        return "; bfloat16 that was saved without its type? Convert it to float32 before"
+    if array.dtype.kind == "O":
+        return "; entries of several sizes, or None?"
+    return "" if array.dtype.kind not in "fiu" else "; convert it with .astype('float32')"
 
 
 @dataclass(frozen=True)
@@ -180,6 +244,10 @@ class Declaration:
     segments: NDArray[np.int64] | None
     causal: bool | None
     warnings: tuple[str, ...]
+
+    def warn(self, *warnings: str) -> "Declaration":
+        """Returns the same declaration with more warnings, each once."""
+        return replace(self, warnings=tuple(dict.fromkeys((*self.warnings, *warnings))))
 
     @cached_property
     def length(self) -> int:

@@ -149,7 +149,7 @@ class MeasuredMaps:
                 name: _stack([slab.attention_to[name] for slab in slabs], shared="positions")
                 for name in slabs[0].attention_to
             },
-            declaration=slabs[0].declaration,
+            declaration=slabs[0].declaration.warn(*(w for slab in slabs for w in slab.declaration.warnings)),
             layers=tuple(layer for slab in slabs for layer in slab.layers),
         )
 

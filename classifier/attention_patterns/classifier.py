@@ -6,7 +6,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,13 +15,22 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from attention_patterns.attention_map import AttentionMaps, DataType, Declaration, read_attention, read_declaration
+from attention_patterns.attention_map import (
+    AttentionMaps,
+    DataType,
+    Declaration,
+    read_attention,
+    read_declaration,
+    read_input,
+)
 from attention_patterns.classification import Classification, MeasuredMaps, NetAnswer, Prediction, with_doubts
 from attention_patterns.errors import AbandonedError, InvalidDeclarationError, ShapeError
 from attention_patterns.measures import AttentionTo, SurveyedMaps, measure_attention_to, measure_evidence
 from attention_patterns.outputs import ModelInput, Tokenizer, inputs_of
 from attention_patterns.per_process import PerProcess
+from attention_patterns.programs.threads import start_pool
 from attention_patterns.rendering import Survey, find_causal, survey
+from attention_patterns.row_sums import divide_rows
 
 SPAN = 36  # maps that one thread renders or classifies at a time: few enough to share out, enough to pay
 _Result = TypeVar("_Result")
@@ -70,7 +78,7 @@ class Classifier(ABC):
     def __init__(self, *, threads: int | None = None) -> None:
         """Uses ``threads`` cores, all by default."""
         count = threads or len(os.sched_getaffinity(0))
-        self._threads = PerProcess(lambda: ThreadPoolExecutor(count, thread_name_prefix="classify"))
+        self._threads = PerProcess(lambda: start_pool(count, "classify"))
         self._caller = _Caller()
 
     @property
@@ -98,6 +106,7 @@ class Classifier(ABC):
         mask: ArrayLike | None = None,
         causal: bool | None = None,
         data_type: str | None = None,
+        renormalise: bool = False,
     ) -> Classification:
         """Classifies all maps of one input and measures their attention to groups of tokens.
 
@@ -105,7 +114,8 @@ class Classifier(ABC):
 
         Args:
             attention: Maps [L, L], [heads, L, L] or [layers, heads, L, L]: row = query, column = key, rows sum to 1;
-                float32, float16, float64, or bfloat16 bits in uint16; numpy, or anything with ``__array__``.
+                float32, float16, float64, or bfloat16 bits in uint16; numpy, or anything with ``__array__``. An axis
+                of a batch of one input, [layers, 1, heads, L, L], is left out.
             tokens: Tokens as strings; special tokens are found among them by name, one group each.
             special_tokens: Tokens that are special besides those known by name, such as
                 ``tokenizer.all_special_tokens``.
@@ -116,12 +126,14 @@ class Classifier(ABC):
             causal: Whether the maps are causal, or None to find it layer by layer: no head has anything above the
                 diagonal.
             data_type: "bfloat16" when ``attention`` is uint16 holding its bits.
+            renormalise: Whether to divide each row by its sum, where weights were rounded, cut or scaled; the result
+                says so in a warning. Weights rounded to 2 decimals or more, or to 8 bits, need it not.
 
         Raises:
             InvalidAttentionError: The array is not a self-attention map; subclasses name why.
             InvalidDeclarationError: A declaration does not fit it; subclasses name which.
         """
-        maps = read_attention(attention, data_type)
+        maps = read_input(attention, data_type)
         declaration = read_declaration(
             maps.length,
             tokens=tokens,
@@ -132,7 +144,9 @@ class Classifier(ABC):
             mask=mask,
             causal=causal,
         )
-        return with_doubts(self.classify_read(maps, declaration))
+        if renormalise:
+            maps = divide_rows(maps, declaration)
+        return self._classify_input(maps, declaration)
 
     def classify_maps(
         self,
@@ -183,8 +197,9 @@ class Classifier(ABC):
 
         Args:
             outputs: Outputs of a model loaded with ``attn_implementation="eager"`` and called with
-                ``output_attentions=True``; of an encoder-decoder, the encoder's self-attention is taken. Layers without
-                attention, which hybrid models return as None, are left out: see ``Classification.layers``.
+                ``output_attentions=True``, or their ``attentions``; of an encoder-decoder, the encoder's
+                self-attention is taken. Layers without attention, which hybrid models return as None, are left out: see
+                ``Classification.layers``.
             encoding: Result of the tokenizer; it holds the padding and, for pairs, the segments.
             tokenizer: The tokenizer, which names the tokens and, if it is one of Hugging Face, those that are special.
 
@@ -202,7 +217,11 @@ class Classifier(ABC):
             segments=given.segments,
             mask=given.mask,
         )
-        return with_doubts(self.classify_read(replace(maps, axes=(given.layers, *maps.axes[1:])), declaration))
+        return self._classify_input(replace(maps, axes=(given.layers, *maps.axes[1:])), declaration)
+
+    def _classify_input(self, maps: AttentionMaps, declaration: Declaration) -> Classification:
+        result = with_doubts(self.classify_read(maps, declaration))
+        return replace(result, warnings=(*maps.warnings, *result.warnings))
 
     def classify_read(
         self, maps: AttentionMaps, declaration: Declaration, oversight: Oversight = UNWATCHED
@@ -242,7 +261,7 @@ class Classifier(ABC):
             causal=whole.causal.reshape(maps.leading),
             evidence=measure_evidence(surveyed),
             attention_to=MappingProxyType(dict(self._measure_groups(surveyed, oversight))),
-            declaration=declaration,
+            declaration=declaration.warn(*whole.warnings),
             layers=maps.layers,
         )
 

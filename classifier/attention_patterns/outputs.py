@@ -3,18 +3,19 @@
 Everything is read by name (``attentions``, ``input_ids``, ``attention_mask``), so that torch is not imported.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attention_patterns.errors import ShapeError
+from attention_patterns.errors import ShapeError, TokensError
 from attention_patterns.special_tokens import special_tokens_of
 
 _AXES = ("batch", "heads", "L", "L")
-_EAGER = 'load the model with attn_implementation="eager" and call it with output_attentions=True'
+_EAGER = 'load the model with attn_implementation="eager"'
+_OF_TWO_MODELS = ("text_model_output", "vision_model_output")  # of CLIP and its like
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ def inputs_of(outputs: object, encoding: Mapping[str, Any], tokenizer: Tokenizer
     """Yields the inputs of a batch, one at a time, so that one copy of one input's attention is held.
 
     Args:
-        outputs: Outputs of a model called with ``output_attentions=True``. Of an encoder-decoder, the encoder's
-            self-attention is taken, which the encoding describes; ``inputs_of_layers`` takes the decoder's.
+        outputs: Outputs of a model called with ``output_attentions=True``, or their ``attentions``. Of an
+            encoder-decoder, the encoder's self-attention is taken, which the encoding describes; hand in
+            ``decoder_attentions`` for the decoder's.
         encoding: Result of the tokenizer, with which the model was called: ``input_ids`` and, where present,
             ``attention_mask`` and the two texts of a pair (``sequence_ids`` of a fast tokenizer, or
             ``token_type_ids``). A single text is one segment.
@@ -61,12 +63,43 @@ def inputs_of(outputs: object, encoding: Mapping[str, Any], tokenizer: Tokenizer
     Raises:
         ShapeError: The outputs hold no attention, or not that of this encoding.
     """
-    layers = getattr(outputs, "attentions", None) or getattr(outputs, "encoder_attentions", None)
-    return inputs_of_layers(layers, encoding, tokenizer)
+    return inputs_of_layers(_find_layers(outputs), encoding, tokenizer)
+
+
+def _find_layers(outputs: object) -> Sequence[Any]:
+    """Returns the layers of outputs, or these themselves.
+
+    Raises:
+        ShapeError: There are none; the message names the cause.
+    """
+    if _are_layers(outputs):
+        return cast(Sequence[Any], outputs)
+    if type(outputs) is tuple:  # outputs with names are of other types
+        place = next((n for n, entry in enumerate(outputs) if _are_layers(entry)), None)
+        inner = "" if place is None else f", or hand in entry {place} of the tuple, the attentions"
+        raise ShapeError(f"outputs are a tuple, as of return_dict=False; call the model with return_dict=True{inner}")
+    names = [name for name in ("attentions", "encoder_attentions") if hasattr(outputs, name)]
+    layers = next((getattr(outputs, name) for name in names if getattr(outputs, name) is not None), None)
+    if layers is not None:
+        return cast(Sequence[Any], layers)
+    if inner_names := [name for name in _OF_TWO_MODELS if hasattr(outputs, name)]:
+        raise ShapeError(f"outputs are of two models; hand in those of one, outputs.{' or outputs.'.join(inner_names)}")
+    if not names:
+        kind = f"{type(outputs).__module__}.{type(outputs).__name__}"
+        raise ShapeError(f"outputs are a {kind}, expected the outputs of a Hugging Face model, or their attentions")
+    raise ShapeError(f"outputs hold no attentions; call the model with output_attentions=True, and {_EAGER}")
+
+
+def _are_layers(values: object) -> bool:
+    """Returns whether values are layers, each [batch, heads, L, L] or None without attention, or their stack."""
+    if isinstance(values, (tuple, list)):
+        sizes = {len(getattr(layer, "shape", ())) for layer in values if layer is not None}
+        return sizes == {len(_AXES)}
+    return len(getattr(values, "shape", ())) == 1 + len(_AXES)
 
 
 def inputs_of_layers(
-    layers: Sequence[Any | None] | None, encoding: Mapping[str, Any], tokenizer: Tokenizer
+    layers: Sequence[Any | None], encoding: Mapping[str, Any], tokenizer: Tokenizer
 ) -> Iterator[ModelInput]:
     """Yields the inputs of a batch as ``inputs_of`` does, from layers such as ``outputs.decoder_attentions``.
 
@@ -77,9 +110,15 @@ def inputs_of_layers(
 
     Raises:
         ShapeError: A layer is missing or not of that shape, or the encoding is of another batch.
+        TokensError: The encoding is not of texts.
     """
+    if "input_ids" not in encoding:
+        raise TokensError(
+            f"the encoding holds no input_ids but {', '.join(encoding) or 'nothing'}, expected that of texts; of a "
+            "picture classify torch.stack(outputs.attentions)"
+        )
     ids = np.atleast_2d(_array(encoding["input_ids"]))
-    present = {index: layer for index, layer in enumerate(layers or ()) if layer is not None}
+    present = {index: layer for index, layer in enumerate(layers) if layer is not None}
     shapes = _check_shapes(present)
     if any(shape != (len(ids), *shapes[0][1:]) for shape in shapes):
         raise ShapeError(
@@ -91,13 +130,28 @@ def inputs_of_layers(
 
 def _check_shapes(layers: Mapping[int, Any]) -> list[tuple[int, ...]]:
     if not layers:
-        raise ShapeError(f"outputs hold no attentions; {_EAGER}")
+        raise ShapeError(f"outputs hold attentions of no layer; {_EAGER}")
     shapes = {index: tuple(getattr(layer, "shape", ())) for index, layer in layers.items()}
     for index, shape in shapes.items():
         if len(shape) != len(_AXES):
             kind = f"{type(layers[index]).__name__} of shape {list(shape)}"
-            raise ShapeError(f"attentions[{index}] is {kind}, expected [{', '.join(_AXES)}]; {_EAGER}")
+            hint = next(hint for fits, hint in _HINTS if fits(layers[index]))
+            raise ShapeError(f"attentions[{index}] is {kind}, expected [{', '.join(_AXES)}]; {hint}")
     return list(shapes.values())
+
+
+_HINTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (
+        _are_layers,
+        "an entry per generated token, as of generate(): hand in outputs.attentions[0], the layers over the prompt, or "
+        "call the model itself on the whole text",
+    ),
+    (
+        lambda layer: len(getattr(layer, "shape", ())) == len(_AXES) - 1,
+        "the axis of the batch is missing: hand in outputs of a batch, or each layer as layer[None]",
+    ),
+    (lambda _layer: True, "hand in the attentions as the model returns them"),
+)
 
 
 def _take_row(layers: Mapping[int, Any], encoding: Mapping[str, Any], tokenizer: Tokenizer, row: int) -> ModelInput:

@@ -9,7 +9,7 @@ c L // S to (c + 1) L // S - 1. With v = 2.5 / L, the least weight that the anno
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,19 +21,11 @@ from attention_patterns.attention_map import (
     AttentionMaps,
     DataType,
     Declaration,
-    decode,
     read_attention,
     read_declaration,
 )
-from attention_patterns.errors import (
-    InvalidAttentionError,
-    LogitsError,
-    NegativeAttentionError,
-    NotCausalError,
-    NotFiniteError,
-    RowSumError,
-    TransposedError,
-)
+from attention_patterns.explanations import explain, explain_not_causal
+from attention_patterns.row_sums import divide_rounded
 
 RENDERING_VERSION = 1  # raised whenever the same map would give another image; travels with the weights
 CHANNELS = 3
@@ -52,6 +44,7 @@ class Survey:
         causal: Whether the map is causal, bool [maps].
         stripes: Which columns are stripes, bool [maps, length].
         measures: Measures of the kernel by name, ``kernel.MEASURES`` [maps].
+        warnings: Sentences on maps that were taken although their rows do not sum to 1.
     """
 
     images: NDArray[np.uint8]
@@ -59,13 +52,23 @@ class Survey:
     causal: NDArray[np.bool_]
     stripes: NDArray[np.bool_]
     measures: NDArray[Any]
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def join(cls, surveys: Sequence["Survey"]) -> "Survey":
         """Returns one survey of several over consecutive maps."""
         if len(surveys) == 1:
             return surveys[0]
-        return cls(*(np.concatenate([getattr(each, field.name) for each in surveys]) for field in fields(cls)))
+        arrays = {name: np.concatenate([getattr(each, name) for each in surveys]) for name in _ARRAYS}
+        return cls(**arrays, warnings=tuple(dict.fromkeys(w for each in surveys for w in each.warnings)))
+
+    def replace_map(self, index: int, other: "Survey") -> None:
+        """Puts the survey of a single map in the place of one of these."""
+        for name in _ARRAYS:
+            getattr(self, name)[index] = getattr(other, name)[0]
+
+
+_ARRAYS = [field.name for field in fields(Survey) if field.name != "warnings"]
 
 
 def find_causal(
@@ -98,7 +101,7 @@ def find_causal(
     list(run(check, spans, [*spans[1:], count] if spans else []))
     if declaration.causal:
         for n in np.flatnonzero(~empty)[:1]:
-            raise _explain_not_causal(maps, declaration, int(n))
+            raise explain_not_causal(maps, declaration, int(n))
         return empty
     heads = maps.leading[-1] if maps.names[-1:] == ("head",) else 1
     return np.repeat(empty.reshape(-1, heads).all(axis=1), heads)
@@ -155,9 +158,28 @@ def survey(
         result.measures,
         np.empty(0, np.float64 if maps.data_type is DataType.FLOAT64 else np.float32),
     )
-    for n in np.flatnonzero(bad_rows != kernel.OK)[:1]:
-        raise _explain(maps, declaration, begin + int(n), int(bad_rows[n]))
-    return result
+    warnings = dict.fromkeys(
+        _survey_rounded(maps, declaration, result, int(n), begin=begin, row=int(bad_rows[n]))
+        for n in np.flatnonzero(bad_rows != kernel.OK)
+    )
+    return replace(result, warnings=tuple(warnings))
+
+
+def _survey_rounded(
+    maps: AttentionMaps, declaration: Declaration, result: Survey, n: int, *, begin: int, row: int
+) -> str:
+    """Surveys a map again that was refused at ``row``, if rounding explains its sums; returns the warning.
+
+    Raises:
+        InvalidAttentionError: It does not; subclasses name the cause.
+    """
+    divided = divide_rounded(maps, declaration, begin + n, causal=bool(result.causal[n]))
+    if divided is None:
+        raise explain(maps, declaration, begin + n, row)
+    size, causal = result.images.shape[-1], result.causal[n : n + 1]
+    again = survey(divided.maps, divided.declaration, causal, image_size=size, begin=0, end=1)
+    result.replace_map(n, again)
+    return divided.warning
 
 
 def _number_segments(declaration: Declaration) -> NDArray[np.int32]:
@@ -177,47 +199,3 @@ def render(attention: ArrayLike, *, image_size: int, data_type: str | None = Non
     whole = read_declaration(maps.length)
     causal = find_causal(maps, whole)
     return survey(maps, whole, causal, image_size=image_size, begin=0, end=len(maps.values)).images
-
-
-def _decode_map(maps: AttentionMaps, declaration: Declaration, index: int) -> NDArray[np.float64]:
-    return decode(maps.values[index], maps.data_type)[np.ix_(declaration.kept, declaration.kept)]
-
-
-@np.errstate(all="ignore")  # the error alone reports what is wrong
-def _explain_not_causal(maps: AttentionMaps, declaration: Declaration, index: int) -> NotCausalError:
-    matrix, kept = _decode_map(maps, declaration, index), declaration.kept
-    row, column = (int(i[0]) for i in np.nonzero(np.triu(matrix, 1)))
-    bad = f"row {kept[row]}, column {kept[column]} is {matrix[row, column]:.3g}"
-    return NotCausalError(f"{maps.where(index)}: {bad}, expected 0 above the diagonal of a causal map")
-
-
-@np.errstate(all="ignore")
-def _explain(maps: AttentionMaps, declaration: Declaration, index: int, row: int) -> InvalidAttentionError:
-    """Returns the error that names what is wrong with a map which the kernel refused at ``row``."""
-    matrix, kept = _decode_map(maps, declaration, index), declaration.kept
-    where, place = maps.where(index), f"row {kept[row]}"
-    tolerance = ROW_SUM_TOLERANCE[maps.data_type]
-    if not np.isfinite(matrix[row]).all():
-        column = int(np.flatnonzero(~np.isfinite(matrix[row]))[0])
-        value = matrix[row, column]
-        return NotFiniteError(f"{where}: {place}, column {kept[column]} is {value}, expected a finite weight")
-    total = float(matrix[row].sum())
-    wrong_sum = f"{where}: {place} sums to {total:.4g}, expected 1 +- {tolerance:g}"
-    for outside in (matrix < 0, matrix > 1 + tolerance):  # where there are both, the negative value is reported
-        if not outside.any():
-            continue
-        r, c = divmod(int(outside.argmax()), len(kept))
-        bad = f"row {kept[r]}, column {kept[c]} is {matrix[r, c]:.4g}"
-        if np.median(np.abs(matrix.sum(axis=1) - 1)) > tolerance:  # not one slip: most rows are no distribution
-            return LogitsError(f"{wrong_sum}, and {bad}: scores from before the softmax were sent? Expected weights")
-        if matrix[r, c] < 0:
-            return NegativeAttentionError(f"{where}: {bad}, expected a weight from 0 to 1")
-    if len(kept) > 1 and np.abs(matrix.sum(axis=0) - 1).max() <= tolerance:
-        return TransposedError(f"{wrong_sum}, while every column does: transposed? Expected queries as rows")
-    if len(kept) < maps.length:
-        hint = "; attention to tokens declared as padding is missing from it"
-    elif total == 0:
-        hint = "; an empty row is a padded query? Declare valid_length or mask"
-    else:
-        hint = "; taken with dropout on, averaged or cut?"
-    return RowSumError(wrong_sum + hint)

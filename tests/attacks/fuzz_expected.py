@@ -1,7 +1,7 @@
 """Right answers, as plain numpy in float64 decides: whether a request is to be answered, and whether an answer fits."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -64,13 +64,16 @@ class Request:
         return self.maps[..., self.kept, :][..., self.kept]
 
     def is_attention(self):
-        """Returns whether every map is attention; None within a hair of the tolerance."""
+        """Returns whether every map is attention; None within a hair of the tolerance, or where it may be rounded."""
         cropped, hair = self.cropped, _HAIR[self.data_type]
         if not np.isfinite(cropped).all() or (cropped < 0).any() or (self.causal and np.triu(cropped, 1).any()):
             return False
         with np.errstate(over="ignore"):
-            excess = (np.abs(cropped.sum(-1) - 1) - ROW_SUM_TOLERANCE[DataType(self.data_type)]).max()
-        return None if abs(excess) <= hair else bool(excess < 0)
+            excess = (np.abs(cropped.sum(-1) - 1) - ROW_SUM_TOLERANCE[DataType(self.data_type)]).max(-1)
+        if (np.abs(excess) <= hair).any():
+            return None
+        wrong = cropped[excess > 0].reshape(-1, *cropped.shape[-2:])
+        return None if len(wrong) and all(map(_may_be_rounded, wrong)) else not len(wrong)
 
     def is_causal(self):
         """Returns the causality of each map, as declared or layer by layer."""
@@ -78,6 +81,16 @@ class Request:
             return np.full(self.maps.shape[:-2], self.causal)
         empty = ~np.triu(self.cropped, 1).any((-2, -1))
         return np.broadcast_to(empty.all(-1, keepdims=True) if empty.ndim else empty, empty.shape)
+
+
+@np.errstate(all="ignore")
+def _may_be_rounded(maps):
+    """Returns whether half a step in each cell may explain the sums of the rows [L, L], as it may be found out."""
+    off = np.abs(maps.sum(-1) - 1).max()
+    return any(
+        off <= len(maps) * step / 2 + 0.05 and (np.abs(maps - np.rint(maps / step) * step) <= maps / 100 + 1e-12).all()
+        for step in (1e-2, 1 / 255, 1e-3, 1e-4, 1e-5)
+    )
 
 
 def parse_maps(
@@ -215,7 +228,7 @@ def _decode_text(token):
         raise Refused from None
 
 
-def parse_arguments(attention, data_type, declared):
+def parse_arguments(attention, declared, *, data_type=None, renormalise=False):
     """Returns the request that arguments of ``classify`` make."""
     tokens, segments, mask, valid_length = (declared.get(n) for n in ("tokens", "segments", "mask", "valid_length"))
     groups = list(declared.get("token_groups", {}).items())
@@ -223,12 +236,14 @@ def parse_arguments(attention, data_type, declared):
     array = np.asarray(attention)
     own = "bfloat16" if array.dtype == np.uint16 and data_type == "bfloat16" else array.dtype.name
     must(own in FLOATS and array.dtype.isnative and data_type in (None, own))
+    if array.ndim == 5 and array.shape[1] == 1:  # a batch of one
+        array = array[:, 0]
     must(array.ndim in (2, 3, 4) and array.shape[-1] == array.shape[-2] and array.size > 0)
     must(tokens is None or (isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)))
     must(all(_are_whole(positions) for _, positions in groups) and not isinstance(valid_length, bool))
     must(segments is None or (segments and _are_whole(segments) and max(segments) < 2**63))
     must(mask is None or all(type(flag) in (int, np.int64) and flag in (0, 1) for flag in mask))
-    return parse_maps(
+    request = parse_maps(
         _as_float(array, own),
         own,
         tokens=tokens,
@@ -239,19 +254,30 @@ def parse_arguments(attention, data_type, declared):
         mask=mask,
         causal=declared.get("causal"),
     )
+    return _divide_rows(request) if renormalise else request
+
+
+def _divide_rows(request):
+    """Returns the request with each row of its maps divided by its sum over the tokens that are kept."""
+    maps = request.maps.copy()
+    with np.errstate(all="ignore"):
+        sums = request.cropped.sum(-1)
+        good = np.isfinite(sums) & (sums > 0) & (request.cropped >= 0).all(-1)
+        maps[..., request.kept, :] /= np.where(good, sums, 1)[..., None]
+    return replace(request, maps=maps)
 
 
 def _are_whole(values):
     return all(type(value) is int for value in values)
 
 
-def expect(parse, *arguments):
+def expect(parse, *arguments, **options):
     """Returns what ``parse`` makes of a request, None where it refuses, and whether an answer is expected.
 
     The second value is None where that is undecided.
     """
     try:
-        parsed = parse(*arguments)
+        parsed = parse(*arguments, **options)
     except Refused:
         return None, False
     request = parsed[0] if isinstance(parsed, tuple) else parsed

@@ -124,13 +124,20 @@ def _add_above(draw, maps, random):
     maps[_choose_place(draw, maps)[0], 0, -1] += draw.choose([1e-3, 1e-30, 6e-8, -0.0])
 
 
+def _round_off(draw, maps, random):
+    """Rounds weights as JSON and images do, some rows of them beyond what that explains."""
+    steps = draw.choose([100, 255, 1000, 10_000])
+    maps[:] = np.rint(maps * steps) / steps
+    maps[_choose_place(draw, maps)[:2]] *= draw.choose([1, 1, 0.9, 0])
+
+
 def _leave(draw, maps, random):
     pass
 
 
 _SPOILERS = (_leave,) * 10 + (
     *(_spoil_weight, _spoil_row, _spoil_all, _negate_zeros, _negate_zeros),
-    *(_shift_weight, _put_scores, _transpose, _scale, _scale, _add_above),
+    *(_shift_weight, _put_scores, _transpose, _scale, _scale, _add_above, _round_off, _round_off),
 )
 
 
@@ -182,10 +189,12 @@ _WRONG = {
 def library_arguments(draw, drawn):
     """Returns the first arguments of ``classify``: the array as it is, in another guise, or another thing."""
     values, given = drawn.values, {"data_type": drawn.data_type} if drawn.data_type == "bfloat16" else {}
+    if draw.once_in(6):
+        given["renormalise"] = True
     if not draw.once_in(4):
         return values, given
     if draw.once_in(3):
-        return values, {"data_type": draw.choose([None, "bfloat16", "float32", "float16", "int8", ""])}
+        return values, given | {"data_type": draw.choose([None, "bfloat16", "float32", "float16", "int8", ""])}
     with np.errstate(all="ignore"):
         return draw.choose(_guises(draw, values)), given
 

@@ -42,6 +42,7 @@ from tests.attacks.fuzz_expected import (
     parse_infer_request,
     split_texts,
 )
+from tests.attacks.fuzz_files import FILES, Files
 from tests.attacks.fuzz_messages import (
     IMAGE,
     MOST,
@@ -248,7 +249,7 @@ def judge_classify(bench, draw):
     """Draws arguments of ``PatternClassifier.classify`` and judges what came of them."""
     drawn = draw_attention(draw)
     attention, extra = library_arguments(draw, drawn)
-    request, expected = expect(parse_arguments, attention, extra.get("data_type"), drawn.declared)
+    request, expected = expect(parse_arguments, attention, drawn.declared, **extra)
     answer = bench.attempt(lambda: bench.classifier.classify(attention, **extra, **drawn.declared))
     return _judge_result(request, expected, answer)
 
@@ -269,7 +270,7 @@ def judge_read(bench, draw):
     drawn, offset = draw_attention(draw), draw.pick(0, 15)
     buffer = bytes(offset) + drawn.values.tobytes()
     values = np.frombuffer(buffer, drawn.values.dtype, offset=offset).reshape(drawn.values.shape)
-    request, expected = expect(parse_arguments, drawn.values, drawn.data_type, drawn.declared)
+    request, expected = expect(parse_arguments, drawn.values, drawn.declared, data_type=drawn.data_type)
     firsts = {"first_layer": draw.pick(0, 3), "first_head": draw.pick(0, 3)}
 
     def classify():
@@ -286,22 +287,19 @@ class Target:
     Attributes:
         judge: Feeds an input to it on a bench, and returns the outcome.
         share: Its share of all inputs.
-        messages: Messages that it takes; None where the bytes of an input are choices, see ``Draw``.
+        messages: Messages or files that it takes; None where the bytes of an input are choices, see ``Draw``.
+        classifies: Whether its answers are of the kernel or the net.
     """
 
     judge: Callable
     share: float
-    messages: Messages | None = None
+    messages: Messages | Files | None = None
+    classifies: bool = True
 
     @property
     def longest(self):
         """Bytes of an input, at most."""
         return MOST if self.messages else 400
-
-    @property
-    def classifies(self):
-        """Whether its answers are of the kernel or the net."""
-        return self.share > 0.01
 
     def seed(self, number):
         """Returns an input that is likely to be answered."""
@@ -317,7 +315,18 @@ def _describing(name, is_answered=lambda _message: True):
         outcome = answer if isinstance(answer, Outcome) else Outcome("")
         return _judge(outcome, message is not None and is_answered(message))
 
-    return Target(judge, 0.01, Messages(kind, describing_request(kind)))
+    return Target(judge, 0.01, Messages(kind, describing_request(kind)), classifies=False)
+
+
+def _reading(name):
+    """Returns a target that reads files; each is taken, or refused with an error of ours."""
+    files, read = FILES[name]
+
+    def judge(bench, data):
+        answer = bench.attempt(lambda: read(data))
+        return answer if isinstance(answer, Outcome) else Outcome("")
+
+    return Target(judge, 0.02, files, classifies=False)
 
 
 def _is_served(message):
@@ -337,4 +346,5 @@ TARGETS = {
     "ServerMetadata": _describing("ServerMetadata"),
     "ServerLive": _describing("ServerLive"),
     "ServerReady": _describing("ServerReady"),
+    **{name: _reading(name) for name in FILES},
 }

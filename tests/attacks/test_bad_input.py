@@ -104,7 +104,7 @@ def with_row(maps, values):
         pytest.param(EVEN[:0, :0], "SHAPE", id="0 x 0"),
         pytest.param(EVEN[None, :0], "SHAPE", id="1 x 0 x 9"),
         pytest.param(EVEN[0], "SHAPE", id="a row"),
-        pytest.param(EVEN[None, None, None], "SHAPE", id="five axes"),
+        pytest.param(EVEN[None, None, None].repeat(2, 1), "SHAPE", id="five axes"),
     ],
 )
 def test_what_is_no_attention(bench, maps, expected, data_type):
@@ -165,7 +165,7 @@ def test_any_number_of_axes(bench, axes):
     assert reason_of(bench, "ClassifyHeads", request) == expected
     assert reason_of(bench, "ModelInfer", infer_message(value, "float32", shape=[1] * axes)) == expected
     if axes <= 64:  # of which numpy knows
-        assert reason_of_library(bench, value.reshape([1] * axes)) == expected
+        assert reason_of_library(bench, value.reshape([1] * axes)) == ("" if axes == 5 else expected)  # a batch of one
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import resource
 import signal
+import subprocess
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,16 +14,13 @@ import numpy as np
 import pytest
 
 from attention_patterns_service.limits import MIB, Limits
-from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
-from attention_patterns_service.pb.inference import open_inference_pb2 as infer_pb
-from attention_patterns_service.server.open_inference.methods import NAME
-from attention_patterns_service.server.open_inference.methods import SERVICE as INFERENCE
+from tests.attacks.fuzz import ROOT, environment
+from tests.attacks.hostile_messages import ANY_SIZE, hostile_messages, method_for
 from tests.helpers.calls import message_of, method_of
 from tests.helpers.drawn_maps import random_maps
 from tests.helpers.servers import Holdings, process_of, run, serving
 
 SMALL = message_of(random_maps(9, 9))
-ANY_SIZE = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
 def outcome_of(method, message, timeout=60):
@@ -49,62 +48,6 @@ def test_a_server_without_memory_ends_or_answers_and_is_never_deaf(spare):
         assert process.wait(60) is not None
 
 
-def heads_message(values, **fields):
-    kind = {"float32": pb.DATA_TYPE_FLOAT32, "float16": pb.DATA_TYPE_FLOAT16}[values.dtype.name]
-    tensor = pb.Tensor(data_type=kind, shape=values.shape, data=values.tobytes())
-    return pb.ClassifyHeadsRequest(attention=tensor, **fields).SerializeToString()
-
-
-def even(count, length, dtype=np.float16):
-    return np.full((count, length, length), 1 / length, dtype)
-
-
-def groups(count, *positions):
-    return [pb.TokenGroup(name=str(number), positions=positions) for number in range(count)]
-
-
-def infer_message(maps, tokens):
-    texts = b"".join(len(token).to_bytes(4, "little") + token for token in tokens)
-    kind = infer_pb.ModelInferRequest.InferInputTensor
-    return infer_pb.ModelInferRequest(
-        model_name=NAME,
-        inputs=[
-            kind(name="attention", datatype="FP16", shape=maps.shape),
-            kind(name="tokens", datatype="BYTES", shape=[len(tokens)]),
-        ],
-        raw_input_contents=[maps.tobytes(), texts],
-    ).SerializeToString()
-
-
-def hostile_messages(limits):
-    """Returns messages of much work or memory for their size, by name."""
-    long = int((limits.message_bytes // 2 - 1000) ** 0.5)
-    fitting = (limits.message_bytes - 4096) // (2 * 128 * 128)
-    return {
-        "empty groups": heads_message(even(1, 1)) + b"\x22\0" * (500 << 10),
-        "empty tokens": heads_message(even(1, 1)) + b"\x1a\0" * (500 << 10),
-        "most groups": heads_message(even(1, 64), token_groups=groups(limits.groups, *range(64))),
-        "many small groups": heads_message(even(1, 9), token_groups=groups(90_000)),
-        "most maps": heads_message(even(limits.maps, 2)),
-        "a long map": heads_message(even(1, long)),
-        "many maps": heads_message(even(fitting, 128), token_groups=groups(8, *range(0, 128, 2))),
-        "the largest answer": heads_message(even(4000, 4), token_groups=groups(40, 1)),
-        "images": pb.ClassifyImagesRequest(
-            rendering_version=1, image_size=48, images=bytes(6912 * (limits.message_bytes // 6912 - 1))
-        ).SerializeToString(),
-        "long names": infer_message(even(1, 30), [b"<|%d" % n + b"x" * 100_000 + b"|>" for n in range(30)]),
-    }
-
-
-METHODS = {"images": "ClassifyImages"}
-
-
-def hostile_method(channel, name):
-    if name == "long names":
-        return channel.unary_unary(f"/{INFERENCE}/ModelInfer")
-    return method_of(channel, METHODS.get(name, "ClassifyHeads"))
-
-
 def test_the_memory_is_what_check_promises():
     """All kinds of messages at once, several times each, by callers of whom some do not take their answers."""
     limits = Limits(message_bytes=16 * MIB, calls=16, bytes=192 * MIB)
@@ -121,7 +64,7 @@ def test_the_memory_is_what_check_promises():
         work = [(name, channel) for name in messages for channel in channels for _ in range(2)]
         with ThreadPoolExecutor(16) as pool:
             outcomes = pool.map(
-                lambda one: (one[0], outcome_of(hostile_method(one[1], one[0]), messages[one[0]], 300)), work
+                lambda one: (one[0], outcome_of(method_for(one[1], one[0]), messages[one[0]], 300)), work
             )
             ended = Counter(outcomes)
         taken = Holdings.of(process.pid).peak - before
@@ -141,7 +84,7 @@ def test_work_ends_with_the_call_at_every_stage(name):
         process_of("--grace=1", "--log-level=error") as (process, endpoint),
         grpc.insecure_channel(endpoint, options=ANY_SIZE) as channel,
     ):
-        method = hostile_method(channel, name)
+        method = method_for(channel, name)
         for _ in range(3):
             calls = [method.future(message) for _ in range(4)]
             Event().wait(0.3)
@@ -151,3 +94,11 @@ def test_work_ends_with_the_call_at_every_stage(name):
         Event().wait(0.3)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0  # and not by SIGALRM
+
+
+def test_a_good_client_is_answered_rightly_beside_hostile_callers():
+    command = [sys.executable, "-P", "-m", "tests.attacks.hostile", "attack", "--minutes=0.2"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, env=environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "flood: RESOURCE_EXHAUSTED" in done.stdout
+    assert "show_strange_tokens: UNAUTHENTICATED" in done.stdout

@@ -141,12 +141,15 @@ def test_texts_for_a_model_of_pictures_pictures_for_one_of_texts_and_bad_picture
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
     vision = AttentionModel(save_pictures_model(tmp_path, transformers.ViTConfig(**PIXELS, **PATCHES)))
-    items = [SOME[0], pictures[0], Picture("bad", str(bad)), Picture("gone", str(tmp_path / "gone.png"))]
+    os.mkfifo(tmp_path / "fifo.png")
+    others = [Picture(name, str(tmp_path / f"{name}.png")) for name in ("bad", "gone", "fifo")]
+    items = [SOME[0], pictures[0], *others]
     found = dict(measured(vision, items, classifier))
     assert "t:1 is a text, expected a picture" in str(found[0].error)
     assert found[1].maps.causal.shape == (2, 3)
     assert "bad.png cannot be read" in str(found[2].error)
-    assert "gone.png cannot be read" in str(found[3].error)
+    assert "gone.png cannot be opened" in str(found[3].error)
+    assert "fifo.png is a FIFO, expected a regular file" in str(found[4].error)
     ((_, failed),) = measured(AttentionModel(str(sample_encoder())), pictures[:1], classifier)
     assert "is a picture, expected a text" in str(failed.error)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import zipfile
@@ -18,11 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
+from transformers import AutoModel, AutoTokenizer
 
 from attention_patterns.classification import with_doubts
 from attention_patterns.errors import (
     AttentionPatternsError,
     DataTypeError,
+    InvalidSettingsError,
     MissingExtraError,
     NotCausalError,
     RowSumError,
@@ -35,11 +38,13 @@ from attention_patterns.errors import (
 from attention_patterns.labelling.sources.dumps import plan as dump_plan
 from attention_patterns.labelling.sources.dumps import source as dumps
 from attention_patterns.labelling.sources.dumps.byte_sources import FileBytes
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.dumps.plan import EXAMPLES, DumpSlice, dump_tasks
 from attention_patterns.labelling.sources.dumps.safetensors_header import read_tensors
 from attention_patterns.labelling.sources.dumps.source import DumpSource
 from attention_patterns.labelling.sources.source import FailedInput, MeasuredInput, Selection
 from attention_patterns.programs.extras import install_command
+from attention_patterns.sample import sample_encoder
 from tests.helpers.equality import assert_equal
 
 TOKENS = ["[CLS]", *"abcdefg", "[SEP]"]
@@ -90,8 +95,8 @@ def save(folder, name, values, **declared):
     return path
 
 
-def source(*paths, **options):
-    return DumpSource(dump_tasks([str(path) for path in paths]), **options)
+def source(*paths, axes=Axes.INPUTS_FIRST, **options):
+    return DumpSource(dump_tasks([str(path) for path in paths]), axes=axes, **options)
 
 
 def outcomes(dump_source, classifier, most_bytes=ENOUGH):
@@ -198,6 +203,110 @@ def test_valid_length_and_causal_of_each_input(tmp_path, classifier):
     first, second = outcomes(source(tmp_path), classifier).values()
     assert [one.maps.declaration.length for one in (first, second)] == [8, 9]
     assert [one.maps.causal.all() for one in (first, second)] == [True, False]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", [name for name in FORMATS if "parquet" not in name])
+def test_layers_of_a_batch(tmp_path, classifier, monkeypatch, name, batch):
+    """The shape of ``torch.stack(outputs.attentions)``, of selected layers and heads and in several slabs."""
+    values = attention(4, batch, 3, 9, 9, causal=True)
+    path, chosen = save(tmp_path, name, values), Selection(layers=(0, 1, 3), heads=(0, 2))
+    monkeypatch.setattr(dumps, "SLAB_BYTES", 2 * 2 * 81 * 4)
+    found = outcomes(source(path, axes=Axes.LAYERS_FIRST, selection=chosen), classifier)
+    assert list(found) == ([f"{path.name}[{n}]" for n in range(batch)] if batch > 1 else [path.name])
+    for n, one in enumerate(found.values()):
+        assert one.warnings == ()
+        assert_as_classified(one, classifier, np.ascontiguousarray(values[[0, 1, 3], n][:, [0, 2]]))
+
+
+@pytest.mark.parametrize("name", ["parquet", "parquet_lists"])
+def test_a_row_of_parquet_is_one_input_also_with_an_axis_of_a_batch(tmp_path, classifier, name):
+    values = attention(4, 1, 3, 9, 9)
+    save(tmp_path, name, values)
+    column = pa.array([values.ravel(), values.ravel()], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"attention": column, "shape": [[4, 1, 3, 9, 9], [2, 2, 3, 9, 9]]}), tmp_path / "x.parquet")
+    one, two = outcomes(source(tmp_path / "x.parquet", axes=None), classifier).values()
+    assert_as_classified(one, classifier, values[:, 0])
+    assert isinstance(two.error, ShapeError)
+    assert "attention[:, n] of [layers, batch, heads, L, L]" in str(two.error)
+
+
+def of_many(*counts):
+    """Returns tokens of inputs, of one input where there is no count."""
+    return {"tokens": np.broadcast_to(TOKENS, (*counts, 9)).tolist()}
+
+
+AXES_BY_EVIDENCE = [
+    # layers first, as torch.stack(outputs.attentions)
+    ((4, 1, 3, 9, 9), of_many(), "layers"),
+    ((4, 1, 3, 9, 9), of_many(1), "layers"),
+    ((4, 1, 3, 9, 9), {"valid_length": np.array(9)}, "layers"),
+    ((4, 1, 3, 9, 9), {"segments": np.array([4, 5])}, "layers"),
+    ((4, 2, 3, 9, 9), of_many(2), "layers"),
+    ((4, 2, 3, 9, 9), {"mask": np.ones((2, 9), np.int64)}, "layers"),
+    ((4, 1, 3, 9, 9), {}, "warned"),
+    ((4, 1, 3, 9, 9), {"causal": np.array(False)}, "warned"),
+    ((1, 1, 3, 9, 9), of_many(1), "warned"),
+    # inputs first
+    ((4, 2, 3, 9, 9), of_many(4), "inputs"),
+    ((4, 1, 3, 9, 9), of_many(4), "inputs"),
+    ((4, 1, 3, 9, 9), {"causal": np.zeros(4, np.bool_)}, "inputs"),
+    ((1, 4, 3, 9, 9), of_many(), "inputs"),
+    # neither can be known
+    ((4, 2, 3, 9, 9), {}, None),
+    ((4, 4, 3, 9, 9), of_many(4), None),
+    ((1, 4, 3, 9, 9), {}, None),
+    ((4, 2, 3, 9, 9), of_many(), None),
+    ((4, 2, 3, 9, 9), of_many(5), None),
+]
+
+
+@pytest.mark.parametrize("name", ["npz", "safetensors", "zarr3"])
+@pytest.mark.parametrize(("shape", "declared", "expected"), AXES_BY_EVIDENCE)
+def test_the_axis_of_inputs_is_known_or_asked_for_and_never_guessed(
+    tmp_path, classifier, name, shape, declared, expected
+):
+    values = attention(*shape)
+    path = save(tmp_path, name, values, **declared)
+    if expected is None:
+        with pytest.raises(
+            InvalidSettingsError, match=r"give --axes inputs,layers,heads or --axes layers,inputs,heads$"
+        ):
+            source(path, axes=None).units()
+        return
+    found = outcomes(source(path, axes=None), classifier)
+    inputs = values if expected == "inputs" else values.swapaxes(0, 1)
+    for one, own in zip(found.values(), inputs, strict=True):
+        known = {"segments": declared["segments"]} if "segments" in declared else {}
+        assert_as_classified(
+            one, classifier, np.ascontiguousarray(own), **(of_many() if "tokens" in declared else known)
+        )
+        assert bool(one.warnings) == (expected == "warned")
+    if expected == "warned":
+        assert (
+            f"was read as layers of one input, as of torch.stack(outputs.attentions); for {shape[0]}" in one.warnings[0]
+        )
+
+
+def test_the_stack_of_a_models_layers_is_read_as_each_door_reads_it(tmp_path, classifier):
+    """One text of MiniLM: the library, and a dump with and without its tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(sample_encoder())
+    model = AutoModel.from_pretrained(sample_encoder(), attn_implementation="eager")
+    encoding = tokenizer("The ferry leaves at seven.", return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**encoding, output_attentions=True)
+    (expected,) = classifier.classify_outputs(outputs, encoding, tokenizer)
+    stack = torch.stack(outputs.attentions)
+    for layers in (stack, outputs.attentions):
+        result = classifier.classify(layers)
+        assert result.patterns.tolist() == expected.patterns.tolist()
+        assert result.warnings[0] == (
+            f"attention of shape {list(stack.shape)} was read as [layers, batch, heads, L, L], a batch of one input"
+        )
+    np.save(tmp_path / "stack.npy", stack.numpy())
+    (dumped,) = outcomes(source(tmp_path / "stack.npy", axes=None), classifier).values()
+    patterns = classifier.classify_measured([dumped.maps])[0].patterns
+    assert patterns.tolist() == expected.patterns.tolist()
 
 
 def test_slabs_are_joined_to_the_whole(tmp_path, classifier, monkeypatch):
@@ -665,7 +774,7 @@ def test_tasks_have_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert [task for task, _ in dump_tasks(["lr=0.1.npy", "lr=a/x.npy", "./lr=0.1.npy"])] == ["lr=0.1", "lr"]
     same = source(*paths)
-    assert [name.input_id for unit in same.units() for name in same.names(unit)] == paths
+    assert [name.input_id for unit in same.units() for name in same.names(unit)] == ["a/x.npy", "b/x.npy"]
 
 
 @pytest.mark.parametrize(
@@ -749,12 +858,13 @@ def test_examples_are_spread_over_a_task(tmp_path, monkeypatch, inputs):
 MEMORY = """
 import resource, sys
 from attention_patterns import PatternClassifier
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.dumps.plan import dump_tasks
 from attention_patterns.labelling.sources.dumps.source import DumpSource
 from attention_patterns.labelling.sources.source import MeasuredInput
 
 def measured(path):
-    source = DumpSource(dump_tasks([path]))
+    source = DumpSource(dump_tasks([path]), axes=Axes.INPUTS_FIRST)
     return sum(
         isinstance(one, MeasuredInput)
         for unit in source.units()
@@ -768,6 +878,18 @@ print(measured(sys.argv[2]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss 
 """
 
 
+def memory_of(few, path):
+    """Returns the inputs that were measured of a dump, and the KiB that they took beyond those of another."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, few, path],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    return map(int, done.stdout.split())
+
+
 @pytest.mark.parametrize("name", ["npy", "npz", "safetensors", "zarr3", "parquet"])
 def test_reading_many_inputs_takes_no_more_memory_than_few(tmp_path, name):
     """150 MiB of maps are read within 60 MiB."""
@@ -775,13 +897,100 @@ def test_reading_many_inputs_takes_no_more_memory_than_few(tmp_path, name):
     few = save(tmp_path / "few", name, np.broadcast_to(one, (2, 12, 1, 512, 512)).copy())
     values = np.broadcast_to(one, (25, 12, 1, 512, 512))
     many = save(tmp_path / "many", name, np.ascontiguousarray(values))
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, few, many],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    inputs, kibibytes = map(int, done.stdout.split())
+    inputs, kibibytes = memory_of(few, many)
     assert inputs == 25
     assert kibibytes < 60 * 1024
+
+
+def claim(folder, name):
+    """Writes a small file that claims to hold far more than there is memory, and returns its path."""
+    path = folder / f"claim.{name.partition('_')[0]}"
+    if name == "npy":
+        path.write_bytes(npy_bytes(f"(1, 1, {2**18}, {2**18})"))
+        os.truncate(path, path.stat().st_size + 2**38)
+    elif name == "npz":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("attention.npy", "w") as member:
+            member.write(npy_bytes("(1, 1, 8192, 8192)") + bytes(4 * 2**26))
+    elif name == "safetensors":
+        entry = {"dtype": "F32", "shape": [2**18, 2**18], "data_offsets": [0, 2**38]}
+        path.write_bytes(safetensors_bytes({"attention": entry}))
+        os.truncate(path, path.stat().st_size + 2**38)
+    elif name == "parquet_lists":
+        zeros = pa.array(np.zeros(2**25, np.float32))
+        pq.write_table(pa.table({"attention": pa.ListArray.from_arrays([0, 2**25], zeros)}), path)
+    elif name == "parquet_tensor":
+        zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(2**24, np.float32)), 2**24)
+        kind = pa.fixed_shape_tensor(pa.float32(), [2**12, 2**12])
+        pq.write_table(pa.table({"attention": pa.ExtensionArray.from_storage(kind, zeros)}), path)
+    else:
+        shape, chunks, segments = {
+            "zarr_tokens": ((2**30, 2**30), (9, 9), (9,)),
+            "zarr_layers": ((2**30, 1, 9, 9), (1, 1, 9, 9), (9,)),
+            "zarr_inputs": ((2**40, 1, 1, 9, 9), (2**20, 1, 1, 9, 9), (9,)),
+            "zarr_chunk": ((1, 1, 9, 9), (2**20, 2**20, 9, 9), (9,)),
+            "zarr_segments": ((1, 1, 9, 9), (1, 1, 9, 9), (2**30,)),
+        }[name]
+        group = zarr.open_group(path, mode="w")
+        group.create_array("attention", shape=shape, chunks=chunks, dtype="f4")
+        group.create_array("segments", shape=segments, chunks=segments, dtype="i8")
+    return path
+
+
+CLAIMS = {
+    **dict.fromkeys(("npy", "npz", "safetensors", "zarr_tokens"), "a layer of shape"),
+    **dict.fromkeys(("parquet_lists", "parquet_tensor"), "a row of row group 0 needs"),
+    "zarr_layers": "1,073,741,824 maps, expected at most 65,536",
+    "zarr_inputs": "it holds 1,099,511,627,776 inputs, expected at most 1,048,576 in a file",
+    "zarr_chunk": "a Zarr chunk needs",
+    "zarr_segments": "segments of one input has 8589934592 bytes",
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_sizes_are_judged_before_anything_is_allocated(tmp_path, classifier, name):
+    few, path = save(tmp_path / "few", "npy", attention(9, 9)), claim(tmp_path, name)
+    message = failure(path, classifier, most_bytes=2**25)
+    assert message.startswith(f"{path} cannot be read as {path.suffix}: ")
+    assert CLAIMS[name] in message
+    inputs, kibibytes = memory_of(few, path)
+    assert inputs == 0
+    assert kibibytes < 40 * 1024
+
+
+SPECIAL = ("fifo", "socket", "device")
+
+
+def make_special(path, kind):
+    """Makes something under a path that is no regular file; a device is linked to, since only root may make one."""
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet", "zarr"])
+def test_what_is_no_regular_file_fails_and_is_never_waited_for(tmp_path, classifier, monkeypatch, suffix, kind):
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    folder = tmp_path / "dumps"
+    folder.mkdir()
+    np.save(folder / "a.npy", attention(9, 9))
+    make_special(Path("dumps") / f"x.{suffix}", kind)
+    for place in (folder, folder / "*", folder / f"x.{suffix}"):
+        bad = outcomes(source(place), classifier)[f"x.{suffix}"]
+        assert f"x.{suffix}" in str(bad.error)
+        if suffix != "zarr":
+            assert f"is a {'FIFO' if kind == 'fifo' else kind}, expected a regular file" in str(bad.error)
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("place", ["zarr.json", "attention/c/0/0/0/0", "attention/more"])
+def test_a_zarr_store_with_something_else_than_files_is_not_read(tmp_path, classifier, monkeypatch, kind, place):
+    path = save(tmp_path, "zarr3", attention(2, 3, 9, 9))
+    monkeypatch.chdir(path)
+    Path(place).unlink(missing_ok=True)
+    make_special(Path(place), kind)
+    assert f"{place} in it is neither file nor folder" in failure(path, classifier)

@@ -1,5 +1,6 @@
 """Inputs as the command line gives them: paths, and tasks' names before them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from attention_patterns.errors import SourceError
 from attention_patterns.labelling.sources.dumps.plan import dump_tasks
-from attention_patterns.labelling.sources.inputs import InputArgument, parse_input, task_name
+from attention_patterns.labelling.sources.inputs import InputArgument, parse_input
 from attention_patterns.labelling.sources.texts.tasks import text_tasks
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\\:=*?[]\0"), min_size=1, max_size=300)
@@ -141,12 +142,39 @@ def test_what_can_be_no_path_is_refused_by_name_for_every_door(door, argument, m
         names(argument)
 
 
-def test_names_of_tasks():
-    expected = {
-        "runs/dump.npz": "dump",
-        "runs/v1.0": "v1.0",
-        "s3://bucket/base/*.npz": "base",
-        "memory://base/**/*.npz": "base",
-        "http://host/dump.npz?token=1": "dump",
-    }
-    assert {path: task_name(path, (".npz",)) for path in expected} == expected
+@pytest.mark.parametrize(
+    ("arguments", "tasks"),
+    [
+        (["runs/a/1.npy"], {"1": ["1.npy"]}),
+        (["runs/a/1.npy", "runs/a/2.npy", "runs/a/1.npy"], {"a": ["1.npy", "2.npy"]}),
+        (["runs/a/*.npy"], {"a": ["1.npy", "2.npy"]}),
+        (["runs/a"], {"a": ["1.npy", "2.npy"]}),
+        (["runs/a/1.npy", "runs/b/1.npy"], {"runs": ["a/1.npy", "b/1.npy"]}),
+        (["runs/*/1.npy"], {"runs": ["a/1.npy", "b/1.npy"]}),
+        (["runs/a", "runs/b", "runs/3.npy"], {"a": ["1.npy", "2.npy"], "b": ["1.npy"], "3": ["3.npy"]}),
+        (["runs/*"], {"a": ["1.npy", "2.npy"], "b": ["1.npy"], "3": ["3.npy"]}),
+        (["t=runs/*"], {"t": ["a/1.npy", "a/2.npy", "b/1.npy", "3.npy"]}),
+        (["t=runs/b/1.npy", "runs/a/1.npy", "t=runs/3.npy"], {"t": ["b/1.npy", "3.npy"], "1": ["1.npy"]}),
+    ],
+)
+@pytest.mark.parametrize("start", ["", "./", "{folder}/", "file://{folder}/"])
+def test_files_given_one_by_one_are_one_task(folder, arguments, tasks, start):
+    """A glob means the same whether the shell expands it or the labeller does."""
+    for name in ("a/1", "a/2", "b/1", "3"):
+        (folder / "runs" / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "runs" / name, np.eye(4, dtype=np.float32))
+    front = start.format(folder=folder)
+    given = [re.sub(r"^(t=)?", lambda name: name[0] + front, argument) for argument in arguments]
+    assert {task: [file.name for file in files] for task, files in dump_tasks(given)} == tasks
+
+
+def test_pictures_given_one_by_one_are_one_task_beside_each_text(folder):
+    for name in ("zoo/a.png", "zoo/b.png", "zoo/more/c.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    for name in ("x.txt", "y.txt"):
+        (folder / name).write_text("a text\n")
+    expanded = {"x": ["x.txt:1"], "y": ["y.txt:1"], "zoo": ["a.png", "b.png"]}
+    for arguments in (["x.txt", "zoo/a.png", "y.txt", "zoo/b.png"], ["*.txt", "zoo/*.png"]):
+        tasks = text_tasks(arguments)
+        assert {name: [item.input_id for item in items] for name, items in tasks} == expanded

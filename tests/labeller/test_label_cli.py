@@ -57,6 +57,19 @@ def test_dumps_are_labelled_and_summed_up(tmp_path, dumps):
     }
 
 
+def test_a_glob_of_the_shell_labels_what_the_folder_does(tmp_path, dumps):
+    """Three files are one task, and the run says so before it starts."""
+    files = [dumps / f"00{n}.npz" for n in range(3)]
+    for name, arguments in (("one by one", files), ("folder", [dumps]), ("glob", [dumps / "*.npz"])):
+        done = attention_label("run", *arguments, "-o", tmp_path / name)
+        assert done.stderr.startswith("3 files, 1 task 'dumps'\n")
+        assert_same_run(tmp_path / name, tmp_path / "one by one")
+    done = attention_label("run", f"a={files[0]}", *files[1:], "-o", tmp_path / "named")
+    assert done.stderr.startswith("3 files, 2 tasks 'a' (1), 'dumps' (2)\n")
+    bad = attention_label("run", dumps, "-o", tmp_path / "not made", "--max-memory", "1M")
+    assert bad.stderr.startswith("3 files, 1 task 'dumps'\nerror: ")
+
+
 def test_texts_are_run_through_a_model(tmp_path):
     (tmp_path / "pairs.tsv").write_text(
         "id\tquestion\tsentence\nq1\tWhen does the ferry leave?\tIt leaves at seven.\nq2\tWho is late?\tNobody is.\n"
@@ -91,9 +104,20 @@ def test_json_logs_are_one_object_per_line(tmp_path, dumps):
     done = attention_label("run", dumps, "-o", tmp_path / "labels", "--log-format", "json")
     events = [json.loads(line) for line in done.stderr.splitlines()]
     names = [event["event"] for event in events]
-    assert [name for name in names if name != "progress"] == ["begin", "end"]  # a busy machine makes progress, too
+    assert [name for name in names if name != "progress"] == ["tasks", "begin", "end"]  # a busy machine makes progress
+    assert events[0]["tasks"] == {"dumps": 3}
     assert (events[-1]["inputs"], events[-1]["maps"], events[-1]["failed"]) == (3, 216, 0)
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("axes", "inputs"), [("inputs,layers,heads", 2), ("layers,inputs,heads", 3)])
+def test_the_order_of_five_axes_is_told(tmp_path, axes, inputs):
+    np.save(tmp_path / "five.npy", np.broadcast_to(np.eye(9, dtype=np.float32), (2, 3, 1, 9, 9)))
+    done = run(tmp_path / "five.npy", "-o", tmp_path / "labels", "--axes", axes)
+    assert done.exit_code == 0, done.stderr
+    assert rows_of(tmp_path / "labels", "inputs").num_rows == inputs
+    other = run(tmp_path / "five.npy", "-o", tmp_path / "labels")
+    assert "give --axes" in other.stderr
 
 
 def test_a_bad_input_is_recorded_and_shows_in_the_exit_code(tmp_path, dumps):
@@ -191,6 +215,10 @@ def test_a_dry_run_prints_an_estimate_and_writes_nothing(tmp_path, dumps):
         (["dumps", "--max-memory", "1M"], "--max-memory is 1.0 MiB"),
         (["dumps", "--ray-address", "a:1"], "--ray-address only applies with --engine ray"),
         (["t.txt", "--model", "m", "--engine", "ray", "--device", "cuda"], "--device is cuda; expected cpu"),
+        (["five.npy"], "five.npy holds attention of shape [2, 3, 1, 9, 9], which may be [inputs, layers, heads, L, L]"),
+        (["five.npy", "--dry-run"], "give --axes inputs,layers,heads or --axes layers,inputs,heads"),
+        (["five.npy", "--limit", "1"], "give --axes inputs,layers,heads or --axes layers,inputs,heads"),
+        (["t.txt", "--model", "m", "--axes", "layers,inputs,heads"], "--axes only applies to dumps of attention"),
         (["dumps", "--compare-paper", "CoLA"], "task 'CoLA' is not in the paper"),
         (["dumps", "--endpoint", "127.0.0.1:1"], "127.0.0.1:1"),
     ],
@@ -201,6 +229,7 @@ def test_a_run_that_cannot_start_exits_with_2_and_a_message(tmp_path, dumps, mon
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "thesis.tex").touch()
     (tmp_path / "t.txt").write_text("a text\n")
+    np.save("five.npy", np.broadcast_to(np.eye(9, dtype=np.float32), (2, 3, 1, 9, 9)))
     done = run(*arguments, *([] if "-o" in arguments else ["-o", "labels"]))
     assert done.exit_code == 2, done.output
     assert message in done.stderr

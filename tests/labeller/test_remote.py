@@ -258,9 +258,9 @@ def test_files_are_found_and_opened_for_others(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "x.TSV").write_text("text")
     (tmp_path / "a.tsv").write_text("more")
-    files = find_files(str(tmp_path), (".tsv",))
+    ((*files,),) = (group.files for group in find_files(str(tmp_path), (".tsv",)))
     assert [(file.name, file.size, file.suffix) for file in files] == [("a.tsv", 4, ".tsv"), ("b/x.TSV", 4, ".tsv")]
-    with open_file(files[1]) as stream:
+    with open_file(files[1].url) as stream:
         assert stream.read() == b"text"
     with pytest.raises(SourceError, match=r"folder without \.txt"):
         find_files(str(tmp_path), (".txt",))

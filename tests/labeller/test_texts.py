@@ -267,6 +267,12 @@ def test_an_equals_sign_in_a_path_is_no_name(write, monkeypatch, tmp_path):
     assert names("b=c.txt") == ["b=c"]
 
 
+def test_texts_in_what_is_no_regular_file_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "x.txt")
+    with pytest.raises(SourceError, match=r"x\.txt is a FIFO, expected a regular file"):
+        text_tasks([str(tmp_path)])
+
+
 def test_pictures_of_a_folder_are_one_task_beside_its_texts(write, tmp_path):
     for name in ("zoo/b.PNG", "zoo/a.jpg", "zoo/deep/a.jpg"):
         write(name, b"not looked at here")
@@ -276,7 +282,7 @@ def test_pictures_of_a_folder_are_one_task_beside_its_texts(write, tmp_path):
     assert set(tasks) == {"zoo", "notes"}
     assert {item.input_id for item in tasks["zoo"]} == {"a.jpg", "b.PNG", "deep/a.jpg"}
     assert all(isinstance(item, Picture) and fsspec.open(item.url).open().read() for item in tasks["zoo"])
-    assert names(str(tmp_path / "zoo" / "*.jpg")) == ["zoo"]
+    assert names(str(tmp_path / "zoo" / "*.jpg")) == names(str(tmp_path / "zoo" / "a.jpg")) == ["a"]
     assert names(str(tmp_path / "zoo" / "a.jpg")) == ["a"]
 
 

@@ -32,11 +32,15 @@ SQUARE = random_maps(12, 12)
             r"\[layer 3, head 7\]: row 5, column 2 is -0.001, expected .* 0 to",
         ),
         (changed(0.9), errors.RowSumError, r"\[layer 3, head 7\]: row 5 sums to 1\.\d+, expected 1 \+- 0\.01"),
-        (SQUARE * 0.9, errors.RowSumError, r"^attention: row 0 sums to 0\.9, expected 1 \+- 0\.01; taken with dropout"),
-        (np.zeros((9, 9)), errors.RowSumError, "empty row is a padded query"),
-        (np.log(SQUARE), errors.LogitsError, r"row 0 sums to -\d.*before the softmax"),
+        (SQUARE * 0.9, errors.RowSumError, r"^attention: row 0 sums to 0\.9, expected 1 \+- 0\.01, as all rows do"),
+        (np.zeros((9, 9)), errors.RowSumError, "row 0 sums to 0, .*, and the whole map is empty$"),
+        (np.log(SQUARE) - 1, errors.LogitsError, r"row 0 sums to -\d.*before the softmax"),
         (SQUARE.T, errors.TransposedError, "row 0 sums to .* while every column does: transposed"),
-        (SQUARE[None, None, None], errors.ShapeError, r"5 axes, shape \[1, 1, 1, 12, 12\].* batch axis was left in"),
+        (
+            SQUARE[None, None, None].repeat(2, 1),
+            errors.ShapeError,
+            r"5 axes, shape \[1, 2, 1, 12, 12\].* batch axis was",
+        ),
         (SQUARE[0], errors.ShapeError, "1 axes"),
         (SQUARE[:5], errors.ShapeError, "5 query rows and 12 key columns"),
         (np.zeros((0, 0)), errors.ShapeError, "empty"),
@@ -54,6 +58,17 @@ SQUARE = random_maps(12, 12)
 def test_an_array_that_is_no_attention_map_is_refused(classifier, attention, error, message):
     with pytest.raises(error, match=message):
         classifier.classify(attention)
+
+
+def test_the_axis_of_a_batch_of_one_is_left_out(classifier):
+    maps = random_maps(4, 8, 12, 12)
+    result = classifier.classify(maps[:, None])
+    assert result.patterns.tolist() == classifier.classify(maps).patterns.tolist()
+    assert result.warnings[0] == (
+        "attention of shape [4, 1, 8, 12, 12] was read as [layers, batch, heads, L, L], a batch of one input"
+    )
+    with pytest.raises(errors.RowSumError, match=r"layer 3, head 7"):
+        classifier.classify(changed(0.9)[:, None])
 
 
 def test_a_wrong_data_type_is_named(classifier):

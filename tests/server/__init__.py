@@ -8,6 +8,7 @@ test_contract.py                 generated code of the contract
 test_demo.py                     ``make run``
 test_deploy.py                   files for deployment, each checked by the tool that reads it
 test_forks.py                    classifiers and clients in forked processes
+test_health.py                   health, whatever its callers do
 test_limits.py                   limits on calls, bytes, maps and time
 test_logs.py                     logs of server processes, and readers who stop reading
 test_metrics.py                  figures for Prometheus, counted by hand

@@ -216,8 +216,9 @@ def test_the_model_is_described(classifier, client):
     assert model.classes == PATTERNS
     assert model.uncertain_below == bundle.uncertain_below
     assert (model.max_message_bytes, model.max_maps, model.max_length) == (72 << 20, 16_384, 8192)
-    assert (model.max_calls, model.max_bytes, model.max_calls_per_second) == (32, 512 << 20, None)
-    assert (model.max_seconds, model.max_idle_seconds) == (60, 300)
+    assert (model.max_calls, model.max_bytes, model.max_calls_per_second) == (32, 768 << 20, None)
+    assert (model.max_token_calls, model.max_groups, model.max_answer_bytes) == (16, 1024, 8 << 20)
+    assert (model.max_seconds, model.max_idle_seconds, model.max_stream_seconds) == (60, 300, 3600)
 
 
 def test_maps_or_images_are_sent_by_their_size(server, monkeypatch):

@@ -127,18 +127,19 @@ def test_a_refusal_says_when_to_come_back_or_never(busy):
 
 
 def test_an_error_in_a_stream_says_it_too(classifier):
-    limits = Limits(bytes=400, length=9)
+    limits = Limits(bytes=1200, message_bytes=600, length=9)
     with (
         AttentionServer(classifier, port=0, limits=limits) as server,
         grpc.insecure_channel(server.endpoint) as channel,
     ):
+        server.load.add_bytes(messages=400)
         heads = [pb.ClassifyHeadsRequest.FromString(message_of(random_maps(n, n))) for n in (10, 5)]
         messages = [pb.StreamClassifyHeadsRequest(request=each) for each in heads]
         answers = list(AttentionPatternServiceStub(channel).StreamClassifyHeads(iter(messages)))
     full, answered = (answer.error for answer in answers)
     assert (full.reason, dict(full.metadata), full.retry_seconds) == (
         "OVERLOADED",
-        {"name": "bytes", "limit": "400"},
+        {"name": "bytes", "limit": "600"},
         0.2,
     )
     assert not answered.HasField("retry_seconds")

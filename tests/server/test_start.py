@@ -3,6 +3,7 @@
 import datetime
 import os
 import re
+import ssl
 import stat
 import subprocess
 
@@ -34,6 +35,10 @@ def folder(tmp_path_factory):
         (folder / f"{name}.crt").write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
     lock = ["openssl", "ec", "-in", folder / "good.key", "-aes128", "-passout", "pass:x", "-out", folder / "locked.key"]
     subprocess.run(lock, check=True, capture_output=True)
+    for name, good in (("dateless.crt", "good.crt"), ("dateless.pem", "ca.pem")):
+        first = re.match(".*?END CERTIFICATE-----", (folder / good).read_text(), re.DOTALL)[0]
+        damaged = re.sub(rb"(\x17\x0d|\x18\x0f)..", rb"\1xx", ssl.PEM_cert_to_DER_cert(first))  # their dates
+        (folder / name).write_text(ssl.DER_cert_to_PEM_cert(damaged))
     (folder / "garbage").write_text("garbage")
     (folder / "empty").touch()
     return folder
@@ -49,7 +54,9 @@ def starts(*options, environment=None):
     return sentences
 
 
+DATELESS = "holds a certificate whose dates or names cannot be read; make another"
 CERTIFICATES = [
+    ("dateless.crt", "good.key", f"certificate file {{0}}/dateless.crt {DATELESS}"),
     ("garbage", "good.key", "certificate file {0}/garbage holds no PEM certificate"),
     ("empty", "good.key", "certificate file {0}/empty holds no PEM certificate"),
     ("missing", "good.key", "certificate file {0}/missing cannot be read: No such file or directory"),
@@ -73,10 +80,13 @@ def test_a_certificate_that_cannot_serve_is_refused(folder, cert, key, message):
     assert str(refused.value) == message.format(folder)
 
 
-@pytest.mark.parametrize("name", ["garbage", "empty"])
-def test_an_authority_that_cannot_know_anyone_is_refused(folder, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("garbage", "holds no PEM certificate"), ("empty", "holds no PEM certificate"), ("dateless.pem", DATELESS)],
+)
+def test_an_authority_that_cannot_know_anyone_is_refused(folder, name, message):
     files = CertificateFiles(folder / "good.crt", folder / "good.key", folder / name)
-    with pytest.raises(errors.SourceError, match=f"authority file {folder}/{name} holds no PEM certificate"):
+    with pytest.raises(errors.SourceError, match=f"authority file {folder}/{name} {message}"):
         files.check_client_ca()
 
 

@@ -7,5 +7,6 @@ json_logs.py          logs as one JSON object per line
 outside_files.py      files from outside, read only where they are regular and small, and hold what they should
 terminal.py           grids of patterns, shares and attention as tables in the terminal
 temporary_folders.py  temporary folders that killed processes do not leave behind
+threads.py            pools of threads that exist from the start
 whole_files.py        files that appear under their name only when they are whole
 """

@@ -302,7 +302,7 @@ def classification_of(
         length=first.length,
         too_short=first.too_short,
         model=f"{first.model_name} {first.model_version}",
-        warnings=tuple(first.warnings),
+        warnings=tuple(dict.fromkeys(warning for response in responses for warning in response.warnings)),
         layers=tuple(range(leading[0]) if layers is None and len(leading) > 1 else layers or ()),
     )
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from attention_patterns.errors import InvalidSettingsError, ServerError
 
 _FILE = "unix:"
@@ -105,6 +107,19 @@ class Address:
             except OSError as error:
                 raise self.refusal(error) from error
             yield port
+
+    def bind_to(self, server: grpc.Server, credentials: grpc.ServerCredentials | None) -> int:
+        """Binds the address for a server, and returns the port.
+
+        Raises:
+            ServerError: The address cannot be bound.
+        """
+        try:
+            if credentials:
+                return server.add_secure_port(str(self), credentials)
+            return server.add_insecure_port(str(self))
+        except RuntimeError as error:
+            raise self.refusal(error) from error
 
     def refusal(self, error: Exception) -> ServerError:
         """Returns the error that names the address and why it cannot be bound."""

@@ -9,14 +9,13 @@ import grpc
 from prometheus_client import CollectorRegistry
 
 from attention_patterns import PatternClassifier
-from attention_patterns.errors import ServerError
 from attention_patterns_service.limits import Limits
 from attention_patterns_service.server.access import Access, Open
 from attention_patterns_service.server.address import Address
 from attention_patterns_service.server.client_names import ClientNames
 from attention_patterns_service.server.gate import Gate
 from attention_patterns_service.server.handlers import Desk
-from attention_patterns_service.server.health import Health
+from attention_patterns_service.server.health import Health, HealthPort
 from attention_patterns_service.server.load import Load
 from attention_patterns_service.server.methods import SERVICE, AttentionPatternService
 from attention_patterns_service.server.metrics import Metrics
@@ -118,8 +117,9 @@ class AttentionServer:
         address = Address(host, port)
         if not shared_port:
             address.check_free()
-        self.endpoint = str(replace(address, port=_bind(self._server, address, credentials)))
-        self._probes = self._new_probes(health_address) if health_address else None
+        self.endpoint = str(replace(address, port=address.bind_to(self._server, credentials)))
+        services = (SERVICE, INFERENCE)
+        self._health_port = HealthPort(health_address, *services, options=_CONNECTIONS) if health_address else None
 
     def replace(self, classifier: PatternClassifier) -> None:
         """Has ``classifier`` answer from now on; requests in flight keep the one they began with."""
@@ -130,19 +130,19 @@ class AttentionServer:
         """Serves until ``stop``."""
         before = set(threading.enumerate())
         self._server.start()
-        if self._probes:
-            self._probes.start()
+        if self._health_port:
+            self._health_port.start()
         self._watchdog.guard([t for t in threading.enumerate() if t not in before and t.name.endswith(_SERVING)])
         self._watchdog.start()
-        self._health.report(serving=True)
+        self._report(serving=True)
 
     def stop(self, *, grace: float | None = None) -> None:
         """Reports NOT_SERVING, refuses new calls, and ends those that are in flight after ``grace`` seconds."""
-        self._health.report(serving=False)
+        self._report(serving=False)
         self._watchdog.guard(())
         self._server.stop(grace).wait()
-        if self._probes:
-            self._probes.stop(None)
+        if self._health_port:
+            self._health_port.stop()
         self._watchdog.stop()
         for pool in self._pools.values():
             pool.shutdown(wait=False)
@@ -157,19 +157,7 @@ class AttentionServer:
         """Stops the server at once."""
         self.stop()
 
-    def _new_probes(self, address: Address) -> grpc.Server:
-        """Returns a server of health alone, for probes that speak no TLS and have no certificate."""
-        options = [("grpc.max_receive_message_length", 4096), *_CONNECTIONS]
-        probes = grpc.server(self._pools["refuse"], handlers=[self._health], options=options)
-        _bind(probes, address, None)
-        return probes
-
-
-def _bind(server: grpc.Server, address: Address, credentials: grpc.ServerCredentials | None) -> int:
-    """Binds an address and returns its port."""
-    try:
-        if credentials:
-            return server.add_secure_port(str(address), credentials)
-        return server.add_insecure_port(str(address))
-    except RuntimeError as error:
-        raise ServerError(f"{address} cannot be bound: {error}") from error
+    def _report(self, *, serving: bool) -> None:
+        self._health.report(serving=serving)
+        if self._health_port:
+            self._health_port.report(serving=serving)

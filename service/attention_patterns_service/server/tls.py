@@ -74,9 +74,13 @@ class CertificateFiles:
         if self.client_ca:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             _load_authority(context, self.client_ca, "authority")
-            authorities = context.get_ca_certs()
-            if authorities and all(map(_fault_of_time, authorities)):
-                raise SourceError(f"authority file {self.client_ca} {_fault_of_time(authorities[0])}")
+            try:
+                authorities = context.get_ca_certs()
+                faults = [_fault_of_time(authority) for authority in authorities]
+            except (ssl.SSLError, ValueError) as error:
+                raise _damaged("authority", self.client_ca) from error
+            if authorities and all(faults):
+                raise SourceError(f"authority file {self.client_ca} {faults[0]}")
 
     def _refuse_password(self) -> str:
         raise SourceError(f"key file {self.key} is encrypted; expected a key without a password")
@@ -94,7 +98,11 @@ class CertificateFiles:
                     end.do_handshake()
         except ssl.SSLError as error:
             raise SourceError(f"certificate file {self.cert} is refused by clients: {error}") from error
-        if fault := _fault_of_time(asking.getpeercert() or {}):
+        try:
+            fault = _fault_of_time(asking.getpeercert() or {})
+        except (ssl.SSLError, ValueError) as error:
+            raise _damaged("certificate", self.cert) from error
+        if fault:
             raise SourceError(f"certificate file {self.cert} {fault}")
 
 
@@ -109,6 +117,10 @@ def _load_authority(context: ssl.SSLContext, path: Path, kind: str) -> None:
 
 def _unreadable(path: Path, error: OSError) -> SourceError:
     return SourceError(f"certificate file {path} cannot be read: {error.strerror}")
+
+
+def _damaged(kind: str, path: Path) -> SourceError:
+    return SourceError(f"{kind} file {path} holds a certificate whose dates or names cannot be read; make another")
 
 
 def _fault_of_time(certificate: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ import typer
 from attention_patterns.errors import AttentionPatternsError, InvalidSettingsError
 from attention_patterns.labelling.command.classifier_choice import ClassifierChoice
 from attention_patterns.labelling.command.printing import (
+    describe_tasks,
     failure_sentences,
     print_comparison,
     print_estimate,
@@ -28,6 +29,7 @@ from attention_patterns.labelling.output.folder import RunFolder
 from attention_patterns.labelling.output.part import PartMaker
 from attention_patterns.labelling.run.estimate import estimate
 from attention_patterns.labelling.run.run import Engine, RunResult, in_process, label
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.memory import Memory, bytes_of
 from attention_patterns.labelling.sources.source import Selection
 from attention_patterns.labelling.summary.paper import SHARES, paper_task
@@ -100,7 +102,7 @@ def run(
             help="Attention dumps (.npz, .npy, .safetensors, .parquet, .zarr) of an array 'attention' [layers, heads, "
             "L, L]; with --model texts (.tsv, .csv, .jsonl, .txt, datasets:NAME) or pictures (.png, .jpg, .webp, "
             ".bmp). Each INPUT is a file, folder, glob or URL. Results are summed up by task: TASK=INPUT names the "
-            "task; by default it is named after the file.",
+            "task; by default each folder is a task, each file of texts, and all other files together.",
             show_default=False,
         ),
     ],
@@ -141,6 +143,17 @@ def run(
         str, typer.Option("--device", metavar="DEVICE", help="Torch device of the models, such as cuda:0.")
     ] = "cpu",
     dtype: Annotated[WeightType, typer.Option(help="Data type of the models' weights.")] = WeightType.FLOAT32,
+    axes: Annotated[
+        Axes | None,
+        typer.Option(
+            help="Axes before L x L of dumps that have five axes; the second order is that of "
+            "torch.stack(outputs.attentions) (default: as the declarations beside the attention show).",
+        ),
+    ] = None,
+    renormalise: Annotated[
+        bool,
+        typer.Option("--renormalise", help="Divide each row of dumps by its sum, where weights were rounded or cut."),
+    ] = False,
     layers: Annotated[
         str | None, typer.Option(metavar="LIST", help="Layers to label, from 0, such as 0-3,7 (default: all).")
     ] = None,
@@ -220,6 +233,8 @@ def run(
             device=device,
             dtype=dtype.value,
             truncate=truncate,
+            axes=axes,
+            renormalise=renormalise,
             selection=Selection(
                 None if layers is None else parse_indices(layers, option="--layers"),
                 None if heads is None else parse_indices(heads, option="--heads"),
@@ -232,6 +247,10 @@ def run(
         choice = ClassifierChoice(endpoint, bundle)
         chosen_engine = _choose_engine(engine, choice, address=ray_address, max_memory=most, device=device)
         source = request.open_source()
+        if log_format is LogFormat.JSON:
+            log_event("tasks", tasks={task: len(items) for task, items in source.tasks})
+        elif not quiet:
+            typer.echo(describe_tasks(source, "input" if request.models else "file"), err=True)
         opened = choice.open(warm=most is not None)
         with opened.context:
             maker = PartMaker(source, opened.classifier, Memory.from_now(most), keep_maps)

@@ -10,6 +10,7 @@ from attention_patterns.labelling.output.tally import Line, Tally
 from attention_patterns.labelling.run.estimate import Estimate
 from attention_patterns.labelling.run.run import RunResult
 from attention_patterns.labelling.sources.memory import in_words
+from attention_patterns.labelling.sources.source import Source
 from attention_patterns.labelling.summary.paper import compare, paper_task
 from attention_patterns.labelling.summary.summary import StackSummary
 from attention_patterns.patterns import PATTERNS
@@ -23,6 +24,22 @@ from attention_patterns.programs.terminal import (
 
 _MOST_GRIDS = 4  # of a run over many tasks or models
 _MOST_FAILURES = 3  # that are not alike
+_MOST_TASKS = 8
+
+
+def describe_tasks(source: Source, unit: str) -> str:
+    """Returns what became of the inputs, before any is read: "20 files, 1 task 'dumps'".
+
+    Args:
+        source: Source that holds them.
+        unit: Name of what its tasks hold, "file" or "input".
+    """
+    sizes = {task: len(items) for task, items in source.tasks}
+    some = [f"{task!r} ({size:,})" if len(sizes) > 1 else repr(task) for task, size in sizes.items()]
+    more = f" and {len(some) - _MOST_TASKS:,} more" if len(some) > _MOST_TASKS else ""
+    return (
+        f"{with_unit(sum(sizes.values()), unit)}, {with_unit(len(some), 'task')} {', '.join(some[:_MOST_TASKS])}{more}"
+    )
 
 
 def print_estimate(result: Estimate) -> None:

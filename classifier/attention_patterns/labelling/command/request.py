@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attention_patterns.errors import InvalidSettingsError
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.dumps.plan import dump_tasks
 from attention_patterns.labelling.sources.dumps.source import DumpSource
 from attention_patterns.labelling.sources.models.source import ModelSource
@@ -29,6 +30,8 @@ class RunRequest:
         device: Torch device of the models.
         dtype: Data type of the models' weights.
         truncate: Whether texts that are longer than a model takes are cut.
+        axes: Order of the axes of dumped attention that has five of them; None to find it.
+        renormalise: Whether each row of dumped attention is divided by its sum.
         selection: Layers and heads to label.
         limit: Number of inputs to label, the first ones; None for all.
         sample: Number of inputs to label, drawn at random; None for all.
@@ -43,6 +46,8 @@ class RunRequest:
     device: str = "cpu"
     dtype: str = "float32"
     truncate: bool = False
+    axes: Axes | None = None
+    renormalise: bool = False
     selection: Selection = field(default_factory=Selection)
     limit: int | None = None
     sample: int | None = None
@@ -57,7 +62,7 @@ class RunRequest:
             MissingExtraError: A package that the models need is not installed.
         """
         self._check()
-        source: Source = self._open_models() if self.models else DumpSource(dump_tasks(self.inputs), self.selection)
+        source: Source = self._open_models() if self.models else self._open_dumps()
         if self.limit is None and self.sample is None:
             return source
         count = source.count_inputs()
@@ -74,7 +79,10 @@ class RunRequest:
             "sample": self.sample,
             "seed": None if self.sample is None else self.seed,
         }
-        return settings | ({"dtype": self.dtype, "truncate": self.truncate} if self.models else {})
+        return settings | ({"dtype": self.dtype, "truncate": self.truncate} if self.models else {"axes": self.axes})
+
+    def _open_dumps(self) -> DumpSource:
+        return DumpSource(dump_tasks(self.inputs), self.selection, axes=self.axes, renormalise=self.renormalise)
 
     def _open_models(self) -> ModelSource:
         require("models", "torch", "transformers", needed_by="--model")  # or each input would fail for lack of them
@@ -99,6 +107,10 @@ class RunRequest:
         given = [name for name, value in model_options.items() if value]
         if given and not self.models:
             raise InvalidSettingsError(f"{given[0]} only applies with --model; give a model, or leave it out")
+        dump_options = {"--axes": self.axes, "--renormalise": self.renormalise}
+        given = [name for name, value in dump_options.items() if value]
+        if given and self.models:
+            raise InvalidSettingsError(f"{given[0]} only applies to dumps of attention; leave it or --model out")
         if self.limit is not None and self.sample is not None:
             raise InvalidSettingsError("--limit and --sample exclude each other; leave one of them out")
 

@@ -1,11 +1,14 @@
 """Files on this machine and behind URLs, found and opened by fsspec: paths, folders, globs, s3://, http://, memory://."""
 
 import errno
-from collections.abc import Collection, Iterator
+import os
+import stat
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import FileIO
+from os.path import commonprefix
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 
@@ -27,16 +30,17 @@ class StoredFile:
 
     Attributes:
         url: Absolute path on this machine, or a URL that fsspec opens.
-        name: Path in the folder that was given, or the file's name; of a glob, the path in its last folder without a
-            wildcard.
+        name: Path in the folder that was given, or in the last folder that holds all files given one by one.
         size: Size in bytes; None where the file system does not know it.
         modified: Time or ETag, by which one version of the file differs from the next; "" where there is none.
+        special: Path, in a folder that is read like a file, of something that is neither file nor folder; "" without.
     """
 
     url: str
     name: str
     size: int | None
     modified: str
+    special: str = ""
 
     @property
     def suffix(self) -> str:
@@ -51,7 +55,45 @@ class StoredFile:
     @property
     def remote(self) -> bool:
         """Whether the file is reached by a URL."""
-        return "://" in self.url
+        return _is_remote(self.url)
+
+
+@dataclass(frozen=True, slots=True)
+class FileGroup:
+    """Files that belong together.
+
+    Attributes:
+        folder: Path or URL of the folder that holds all of them.
+        files: The files.
+        whole: Whether the folder was given, and not files in it one by one or by a glob.
+    """
+
+    folder: str
+    files: tuple[StoredFile, ...]
+    whole: bool
+
+    @classmethod
+    def join(cls, groups: Iterable["FileGroup"]) -> "FileGroup":
+        """Returns one group of all files, each once, named by their paths in the last folder that holds them all.
+
+        So a glob means the same whether it is expanded here or by a shell. A single folder stays as it is.
+        """
+        first, *others = groups
+        if first.whole and not others:
+            return first
+        files = {file.url: file for group in (first, *others) for file in group.files}
+        steps = [without_query(url).split("/")[:-1] for url in files]
+        folder = "/".join(commonprefix(steps))  # noqa: RUF071  of steps, not of letters
+        named = (replace(file, name=_relative_name(url, folder)) for url, file in files.items())
+        return cls(folder, tuple(named), whole=False)
+
+    def task(self, suffixes: Collection[str]) -> str:
+        """Returns the name of its task: the folder's, or that of a file that is alone, without one of ``suffixes``."""
+        if self.whole or len(self.files) > 1:
+            return _escape(PurePosixPath(self.folder).name) or self.folder or "/"
+        name = PurePosixPath(self.files[0].name).name
+        suffix = PurePosixPath(name).suffix
+        return name.removesuffix(suffix) if suffix.lower() in suffixes else name
 
 
 @contextmanager
@@ -86,8 +128,11 @@ def _missing_file_system(url: str, error: ImportError) -> MissingExtraError:
     return missing_package(package, needed_by=url)
 
 
-def find_files(path: str, suffixes: Collection[str], *, folders: Collection[str] = ()) -> list[StoredFile]:
+def find_files(path: str, suffixes: Collection[str], *, folders: Collection[str] = ()) -> list[FileGroup]:
     """Returns the files of a path, sorted: the file itself, those in a folder in depth, or those that a glob matches.
+
+    A folder is a group of its own, also one that a glob matches, as where a shell expands the glob. All other files
+    are one group.
 
     Args:
         path: Path, folder, glob or fsspec URL. A file that exists under the very name is never read as a glob.
@@ -108,20 +153,44 @@ def find_files(path: str, suffixes: Collection[str], *, folders: Collection[str]
 
 
 @contextmanager
-def open_file(file: StoredFile) -> Iterator[BinaryIO]:
+def open_file(url: str) -> Iterator[BinaryIO]:
     """Opens a file to read its bytes, with seek and readinto; a remote one is fetched in blocks of 8 MiB.
 
+    Args:
+        url: Path or URL, as that of a ``StoredFile``.
+
     Raises:
-        SourceError: The file cannot be opened.
+        SourceError: The file cannot be opened, or is no regular file.
     """
-    with explain_errors(f"{file.shown} cannot be opened"):
-        if file.remote:
-            system, path = file_system(file.url)
+    with explain_errors(f"{_escape(url)} cannot be opened"):
+        if _is_remote(url):
+            system, path = file_system(url)
             stream = cast(BinaryIO, system.open(path, "rb", block_size=_BLOCK))
         else:
-            stream = cast(BinaryIO, FileIO(file.url))
+            _check_regular(url, os.stat(url).st_mode)  # noqa: PTH116  before opening a device does something
+            stream = cast(BinaryIO, FileIO(url, opener=_open_at_once))
     with stream:
+        if not _is_remote(url):
+            _check_regular(url, os.fstat(stream.fileno()).st_mode)
         yield stream
+
+
+def _is_remote(url: str) -> bool:
+    return "://" in url
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a path without waiting for the other end, should it have become a FIFO."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+_KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+
+
+def _check_regular(path: str, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "folder")
+        raise SourceError(f"{_escape(path)} is a {kind}, expected a regular file; what has no end is never read")
 
 
 @dataclass(frozen=True)
@@ -132,14 +201,14 @@ class _Search:
     suffixes: tuple[str, ...]
     folders: tuple[str, ...]
 
-    def run(self) -> list[StoredFile]:
+    def run(self) -> list[FileGroup]:
         try:
             info = self.system.info(self.root)
         except FileNotFoundError as error:
             if not is_wild(self.root):
                 reason = f": {error.__cause__}" if error.__cause__ else ""
                 raise SourceError(f"{self.path} does not exist{reason}") from error
-            return self._sort(self._match_glob(), "a pattern that matches nothing")
+            return self._require(self._match_glob(), "a pattern that matches nothing")
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 raise SourceError(f"{self.path} is longer than a path may be") from error
@@ -147,33 +216,41 @@ class _Search:
         suffix = PurePosixPath(without_query(self.root)).suffix.lower()
         folder = info["type"] == "directory" or (suffix not in self.suffixes and self.system.isdir(self.root))
         if folder and suffix not in self.folders:
-            return self._sort(self._search_folder(self.root, self.root), "a folder without")
+            return self._require([self._search_folder(self.root)], "a folder without")
         if suffix not in self.suffixes:
             raise SourceError(f"{self.path} is a file {suffix or 'without suffix'}, expected one of {self._expected}")
         parent = self.root.rpartition("/")[0]  # of a URL, whose two slashes PurePosixPath would join
-        return [self._make_store(self.root, parent) if folder else self._make_file(self.root, info, parent)]
+        file = self._make_store(self.root, parent) if folder else self._make_file(self.root, info, parent)
+        return [FileGroup(self._url(parent), (file,), whole=False)]
 
     @property
     def _expected(self) -> str:
         return ", ".join(self.suffixes)
 
-    def _sort(self, files: dict[str, StoredFile], nothing: str) -> list[StoredFile]:
-        if not files:
+    def _require(self, groups: Sequence[FileGroup], nothing: str) -> list[FileGroup]:
+        if not any(group.files for group in groups):
             raise SourceError(f"{self.path} is {nothing} {self._expected}")
-        return [files[url] for url in sorted(files)]
+        return [group for group in groups if group.files]
 
-    def _match_glob(self) -> dict[str, StoredFile]:
-        base = before_wildcard(self.root)
-        files: dict[str, StoredFile] = {}
-        for path, info in self.system.glob(self.root, detail=True).items():
-            if info["type"] == "directory":
-                files |= self._search_folder(path, base)
+    def _match_glob(self) -> list[FileGroup]:
+        """Returns the files in each folder that the glob matches, and those that it matches themselves."""
+        base, single, folders = before_wildcard(self.root), dict[str, StoredFile](), list[str]()
+        for path, info in sorted(self.system.glob(self.root, detail=True).items()):
+            if any(path.startswith(f"{folder}/") for folder in folders):  # which is searched in depth
+                continue
+            if info["type"] != "directory":
+                single |= self._collect({path: info}, base)
+            elif PurePosixPath(path).suffix.lower() in self.folders:
+                single |= self._collect(self.system.find(path, detail=True), base)
             else:
-                files |= self._collect({path: info}, base)
-        return files
+                folders.append(path.rstrip("/"))
+        return [*map(self._search_folder, folders), self._make_group(base, single, whole=False)]
 
-    def _search_folder(self, folder: str, base: str) -> dict[str, StoredFile]:
-        return self._collect(self.system.find(folder, detail=True), base)
+    def _make_group(self, folder: str, files: dict[str, StoredFile], *, whole: bool) -> FileGroup:
+        return FileGroup(self._url(folder), tuple(files[url] for url in sorted(files)), whole)
+
+    def _search_folder(self, folder: str) -> FileGroup:
+        return self._make_group(folder, self._collect(self.system.find(folder, detail=True), folder), whole=True)
 
     def _collect(self, infos: dict[str, dict[str, Any]], base: str) -> dict[str, StoredFile]:
         """Returns the wanted files by their URL; what lies in a folder that counts as a file is left to it."""
@@ -184,13 +261,15 @@ class _Search:
                 if self._url(store) not in files:
                     files[self._url(store)] = self._make_store(store, base)
             elif PurePosixPath(path).suffix.lower() in self.suffixes:
-                followed = info if info["type"] == "file" else self._follow_link(path, info)
+                followed = self._follow(path, info)
                 if followed["type"] != "directory":
                     files[self._url(path)] = self._make_file(path, followed, base)
         return files
 
-    def _follow_link(self, path: str, info: dict[str, Any]) -> dict[str, Any]:
+    def _follow(self, path: str, info: dict[str, Any]) -> dict[str, Any]:
         """Returns the information on a link's target; a link that leads nowhere is a file that fails when read."""
+        if info["type"] == "file":
+            return info
         try:
             return cast(dict[str, Any], self.system.info(path))
         except FileNotFoundError:
@@ -209,13 +288,17 @@ class _Search:
 
     def _make_store(self, path: str, base: str) -> StoredFile:
         """Makes one file of a folder: its size is the sum of all files in it, its version a digest of theirs."""
-        files = [self._make_file(p, i, path) for p, i in sorted(self.system.find(path, detail=True).items())]
-        versions = "\n".join(f"{file.name} {file.size} {file.modified}" for file in files)
+        infos = {
+            inner: self._follow(inner, info) for inner, info in sorted(self.system.find(path, detail=True).items())
+        }
+        files = {inner: self._make_file(inner, info, path) for inner, info in infos.items()}
+        versions = "\n".join(f"{file.name} {file.size} {file.modified}" for file in files.values())
         return StoredFile(
             url=self._url(path),
             name=_relative_name(path, base),
-            size=sum(file.size or 0 for file in files),
+            size=sum(file.size or 0 for file in files.values()),
             modified=sha256(versions.encode()).hexdigest()[:16],
+            special=next((files[inner].name for inner, info in infos.items() if info["type"] == "other"), ""),
         )
 
     def _url(self, path: str) -> str:

@@ -1,13 +1,11 @@
 """Inputs as the command line gives them: PATH, or NAME=PATH to name the task."""
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from attention_patterns.errors import SourceError
-from attention_patterns.labelling.sources.files import before_wildcard, is_wild, without_query
+from attention_patterns.labelling.sources.files import before_wildcard
 
 _NAMED = re.compile(r"(?P<name>[^/\\:=*?\[\]]+)=(?P<path>.+)", re.DOTALL)
 
@@ -42,17 +40,6 @@ def parse_input(argument: str) -> InputArgument:
     if parts is None or _exists(before_wildcard(argument)):
         return InputArgument(None, argument)
     return InputArgument(parts["name"], parts["path"])
-
-
-def task_name(path: str, suffixes: Collection[str]) -> str:
-    """Returns the default name of a path's task.
-
-    It is a folder's name, a file's name without one of ``suffixes``, or the last folder of a glob before its wildcard.
-    """
-    steps = PurePosixPath(without_query(path) if "://" in path else Path(path).absolute().as_posix()).parts
-    name = next((before for before, step in pairwise(steps) if is_wild(step)), steps[-1])
-    suffix = PurePosixPath(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in suffixes else name
 
 
 def _exists(path: str) -> bool:

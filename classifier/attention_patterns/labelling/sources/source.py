@@ -165,10 +165,12 @@ class Source(ABC):
     """A source of attention to label. It can be pickled, and read by several threads and processes at once.
 
     Attributes:
+        tasks: Name of each task, and the files, texts or pictures that it is made of.
         only: Numbers of the inputs to label among all inputs of the source, from 0; None for all.
         shared: Whether inputs share something, such as a model, for which all of them may fail.
     """
 
+    tasks: tuple[tuple[str, tuple[Any, ...]], ...]
     only: frozenset[int] | None
     shared: ClassVar[bool] = False
 

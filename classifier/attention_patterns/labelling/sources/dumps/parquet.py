@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -11,7 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from attention_patterns.attention_map import MANY
 from attention_patterns.errors import SourceError
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.dumps.stored import (
     DECLARED,
     ArrayMaps,
@@ -25,14 +28,15 @@ from attention_patterns.labelling.sources.dumps.stored import (
 )
 from attention_patterns.labelling.sources.files import StoredFile, explain_errors, open_file
 
+_LARGEST_TRIED = 2**26  # bytes of a row that may be decoded for its shape alone
 _BUFFER = 2**20  # bytes of a column read at a time, so that no column of a row group is in memory as a whole
 
 
 @contextmanager
-def open_parquet(file: StoredFile, *, most_bytes: int | None) -> Iterator["ParquetDump"]:
+def open_parquet(file: StoredFile, *, most_bytes: int | None, axes: Axes | None) -> Iterator["ParquetDump"]:  # noqa: ARG001
     """Opens a .parquet file; see ``formats.open_dump``."""
     with ExitStack() as stack:
-        source = stack.enter_context(open_file(file) if file.remote else pa.OSFile(file.url))
+        source = stack.enter_context(open_file(file.url))
         parquet = stack.enter_context(pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER))
         require_attention(parquet.schema_arrow.names)
         yield ParquetDump(parquet, most_bytes)
@@ -53,22 +57,37 @@ class ParquetDump(OpenDump):
     def header(self) -> DumpHeader:
         """Returns the number of inputs, the sizes of the first and all ids.
 
-        The shape is that of the column's tensors, or else that of the first row.
+        The shape is that of the column's tensors, or else that of the first row, unless that is very large.
         """
         if not self._ends or not self._ends[-1]:
             raise SourceError("it has no rows, expected an input in each")
         layers, heads, length, _ = ((1,) * 4 + self._first_shape())[-4:]
         groups = tuple(np.diff(self._ends, prepend=0).tolist())
+        header = DumpHeader(self._ends[-1], layers, heads, length, self._itemsize, groups)
+        return replace(header, ids=self._ids())
+
+    @property
+    def _itemsize(self) -> int:
         value = self._schema.field("attention").type
         while hasattr(value, "value_type"):
             value = value.value_type
-        return DumpHeader(self._ends[-1], layers, heads, length, value.bit_width // 8, groups, self._ids())
+        return int(value.bit_width // 8)
+
+    def _row_bytes(self, group: int) -> int:
+        """Returns the bytes of attention of a row of a row group, the mean of all, from the file's header."""
+        rows = self._parquet.metadata.row_group(group)
+        columns = (rows.column(n) for n in range(rows.num_columns))
+        values = max(column.num_values for column in columns if column.path_in_schema.split(".")[0] == "attention")
+        return int(values * self._itemsize // max(rows.num_rows, 1))
 
     def input(self, n: int | None) -> StoredInput:
         """Decodes a row; those before it in its row group are skipped."""
         if n is None or n >= self._ends[-1]:
             planned = "could not be read" if n is None else f"had a row {n}"
             raise SourceError(f"it has {self._ends[-1]} rows, but {planned} when the run was planned")
+        if self._most_bytes is not None:
+            group = int(np.searchsorted(self._ends, n, side="right"))
+            check_fits(f"a row of row group {group}", self._row_bytes(group), self._most_bytes)
         row = self._row(n)
         values = _attention(row)
         if self._most_bytes is not None:
@@ -77,7 +96,11 @@ class ParquetDump(OpenDump):
         declared = {
             name: value if name == "tokens" else np.asarray(value) for name, value in cells.items() if value is not None
         }
-        return StoredInput(ArrayMaps(values), read_declared(declared), misnamed_warnings(self._schema.names))
+        return StoredInput(
+            ArrayMaps(values.reshape(_without_batch(values.shape))),
+            read_declared(declared),
+            misnamed_warnings(self._schema.names),
+        )
 
     def _row(self, n: int) -> Any:
         group = int(np.searchsorted(self._ends, n, side="right"))
@@ -101,10 +124,12 @@ class ParquetDump(OpenDump):
     def _first_shape(self) -> tuple[int, ...]:
         kind = self._schema.field("attention").type
         if isinstance(kind, pa.FixedShapeTensorType):
-            return tuple(kind.shape)
+            return _without_batch(tuple(kind.shape))
+        if self._row_bytes(0) > _LARGEST_TRIED:
+            return (1,)
         try:
             with explain_errors("row 0"):
-                return _attention(self._row(0)).shape
+                return _without_batch(_attention(self._row(0)).shape)
         except SourceError:
             return (1,)  # the row fails when it is read in its turn
 
@@ -118,6 +143,11 @@ class ParquetDump(OpenDump):
                 also = "" if input_id is None else f", as in row {rows[input_id]}"
                 raise SourceError(f"input_id is {input_id!r:.80} in row {row}{also}, expected another id in each row")
         return tuple(map(str, ids))
+
+
+def _without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of a row, which is one input, without the axis of a batch of one: [layers, 1, heads, L, L]."""
+    return (shape[0], *shape[2:]) if len(shape) == MANY and shape[1] == 1 else shape
 
 
 def _attention(row: Any) -> NDArray[Any]:

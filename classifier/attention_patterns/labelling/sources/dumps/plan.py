@@ -4,14 +4,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate, pairwise
 
 from attention_patterns.errors import SourceError
 from attention_patterns.labelling.sources.dumps.formats import FOLDERS, SUFFIXES, name_in_errors, open_dump
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.dumps.stored import DumpHeader
-from attention_patterns.labelling.sources.files import StoredFile, find_files
-from attention_patterns.labelling.sources.inputs import parse_input, task_name
+from attention_patterns.labelling.sources.files import FileGroup, StoredFile, find_files
+from attention_patterns.labelling.sources.inputs import parse_input
 from attention_patterns.labelling.sources.source import EXAMPLES, UNIT_MAPS, Selection, Unit, spread_evenly
 
 UNIT_BYTES = 128 * 2**20  # of attention
@@ -63,36 +64,47 @@ class _PlannedFile:
 def dump_tasks(arguments: Sequence[str]) -> Tasks:
     """Returns the files of each task.
 
+    A folder is a task of its own, named like the folder. All files that are given one by one or by a glob are one task,
+    named like the last folder that holds them all, or like a file that is alone. ``NAME=`` before an argument names the
+    task; those of one name are one task, and a file that is found twice in a task is read once.
+
     Args:
-        arguments: Files, folders, globs or fsspec URLs, or NAME=PATH to name the task of one. Those of one name are
-            one task, and a file that is found twice in a task is read once.
+        arguments: Files, folders, globs or fsspec URLs, or NAME=PATH to name the task of one.
 
     Raises:
         SourceError: A path does not exist, is a file of another kind, or a folder without dumps.
         MissingExtraError: A package that reads URLs of such a scheme is not installed.
     """
-    tasks: dict[str, dict[str, StoredFile]] = {}
+    given: dict[str | None, list[FileGroup]] = {}  # None: files without a name, one by one
     for argument in map(parse_input, arguments):
-        name = argument.task or task_name(argument.path, SUFFIXES)
-        for file in find_files(argument.path, SUFFIXES, folders=FOLDERS):
-            tasks.setdefault(name, {}).setdefault(file.url, file)
-    return tuple((name, tuple(files.values())) for name, files in tasks.items())
+        for group in find_files(argument.path, SUFFIXES, folders=FOLDERS):
+            name = argument.task or (group.task(SUFFIXES) if group.whole else None)
+            given.setdefault(name, []).append(group)
+    tasks: dict[str, list[FileGroup]] = {}
+    for name, groups in given.items():
+        together = FileGroup.join(groups)
+        tasks.setdefault(name or together.task(SUFFIXES), []).append(together)
+    return tuple((name, FileGroup.join(groups).files) for name, groups in tasks.items())
 
 
-def count_inputs(tasks: Tasks) -> int:
+def count_inputs(tasks: Tasks, axes: Axes | None) -> int:
     """Returns the number of inputs in all files, by their headers; a file that cannot be read counts as one."""
-    return sum(planned.count for planned in _read_headers(tasks))
+    return sum(planned.count for planned in _read_headers(tasks, axes))
 
 
-def plan(tasks: Tasks, selection: Selection, only: frozenset[int] | None) -> list[Unit]:
+def plan(tasks: Tasks, selection: Selection, only: frozenset[int] | None, axes: Axes | None) -> list[Unit]:
     """Returns the units of all tasks, in their order.
 
     Args:
         tasks: Tasks, as ``dump_tasks`` returns them.
         selection: Layers and heads to label.
         only: Numbers of the inputs to label among all, from 0; None for all.
+        axes: Order of the axes of attention that has five of them; None to find it.
+
+    Raises:
+        InvalidSettingsError: The order of the axes is not given, and that of a file cannot be known.
     """
-    headers, units, first = iter(_read_headers(tasks)), list[Unit](), 0
+    headers, units, first = iter(_read_headers(tasks, axes)), list[Unit](), 0
     for task, files in tasks:
         planned = [next(headers) for _ in files]
         pieces = list(_cut(planned, selection, first, only))
@@ -107,16 +119,16 @@ def plan(tasks: Tasks, selection: Selection, only: frozenset[int] | None) -> lis
 
 
 @lru_cache(maxsize=1)
-def _read_headers(tasks: Tasks) -> tuple[_PlannedFile, ...]:
+def _read_headers(tasks: Tasks, axes: Axes | None) -> tuple[_PlannedFile, ...]:
     files = [file for _, files in tasks for file in files]
     readers = _REMOTE_READERS if any(file.remote for file in files) else _READERS
     with ThreadPoolExecutor(readers, thread_name_prefix="headers") as pool:
-        return tuple(pool.map(_read_header, files))
+        return tuple(pool.map(partial(_read_header, axes=axes), files))
 
 
-def _read_header(file: StoredFile) -> _PlannedFile:
+def _read_header(file: StoredFile, axes: Axes | None) -> _PlannedFile:
     try:
-        with open_dump(file) as dump, name_in_errors(file):
+        with open_dump(file, axes=axes) as dump, name_in_errors(file):
             return _PlannedFile(file, dump.header())
     except SourceError:
         return _PlannedFile(file, None)  # read again in its turn, where it fails by its reason

@@ -15,23 +15,21 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from attention_patterns.attention_map import MANY
 from attention_patterns.errors import SourceError
 from attention_patterns.labelling.sources.dumps.byte_sources import ByteSource, FileBytes, MemberBytes, read_bytes
+from attention_patterns.labelling.sources.dumps.layout import Axes, Layout, find_layout
 from attention_patterns.labelling.sources.dumps.safetensors_header import read_tensors
 from attention_patterns.labelling.sources.dumps.stored import (
     DECLARED,
-    MANY,
     ArrayMaps,
     DumpHeader,
     OpenDump,
     SlabBuffer,
     StoredInput,
     StoredMaps,
-    check_declared,
     check_fits,
-    check_place,
     check_size,
-    header_of,
     misnamed_warnings,
     read_declared,
     require_attention,
@@ -86,15 +84,16 @@ class RawMaps(StoredMaps):
     With ``alone``, the source holds no other input, and its checksum is compared once this one was read.
     """
 
-    def __init__(self, array: RawArray, *, data_type: str | None, alone: bool) -> None:
-        super().__init__(array.shape, array.dtype, data_type=data_type)
+    def __init__(self, array: RawArray, layout: Layout, n: int | None, *, data_type: str | None, alone: bool) -> None:
+        super().__init__(layout.of_input, array.dtype, data_type=data_type)
         self._array, self._alone = array, alone
+        self._first, self._step = layout.maps(n)
 
     def slab(self, layers: Sequence[int], heads: Sequence[int], buffer: SlabBuffer) -> NDArray[Any]:
         """Reads each row of neighbouring maps at once."""
-        length, all_heads = self.shape[-1], self.layered[1]
+        length = self.shape[-1]
         values = buffer.array((len(layers) * len(heads), length, length), self.dtype)
-        maps = np.add.outer(np.multiply(layers, all_heads), heads).ravel()
+        maps = self._first + np.add.outer(np.multiply(layers, self._step), heads).ravel()
         begin = 0
         for neighbours in np.split(maps, np.flatnonzero(np.diff(maps) != 1) + 1):
             self._array.fill(values[begin : begin + len(neighbours)], start=int(neighbours[0]) * length * length)
@@ -112,7 +111,8 @@ class RawDump(OpenDump):
     """A file of plain arrays.
 
     Attributes:
-        attention: Array of attention, with five axes for many inputs.
+        attention: Array of attention.
+        layout: The place of each input in it.
         declared: Arrays of declarations by name.
         data_type: "bfloat16", or None.
         streamed: Whether the file can be read from front to back only.
@@ -122,6 +122,7 @@ class RawDump(OpenDump):
     """
 
     attention: RawArray
+    layout: Layout
     declared: Mapping[str, RawArray]
     data_type: str | None = None
     streamed: bool = False
@@ -131,61 +132,61 @@ class RawDump(OpenDump):
 
     def header(self) -> DumpHeader:
         """Returns the number of inputs and their sizes, from the shape."""
-        shape = self.attention.shape
-        one_by_one = len(shape) == MANY and (self.streamed or self.attention.fortran)
-        return header_of(shape, self.attention.dtype.itemsize, groups=shape[:1] if one_by_one else ())
+        one_by_one = self.streamed or self.attention.fortran
+        return self.layout.header(self.attention.dtype.itemsize, one_by_one=one_by_one)
 
     def input(self, n: int | None) -> StoredInput:
         """Reads the declarations of an input; its attention is left where it is."""
-        shape = self.attention.shape
-        check_place(n, shape)
-        declared = {name: _read_declaration(name, array, n, shape) for name, array in self.declared.items()}
+        self.layout.check_place(n)
+        declared = {name: _read_declaration(name, array, n, self.layout) for name, array in self.declared.items()}
         for name, values in (self.listed or {}).items():
-            check_declared(name, np.shape(values)[:1], None if n is None else shape[0])
-            declared[name] = values if n is None else values[n]
-        return StoredInput(self._maps(n), read_declared(declared), self.warnings)
+            entry = self.layout.entry(name, _shape_of(values), n)
+            declared[name] = values if entry is None else values[entry]
+        return StoredInput(self._maps(n), read_declared(declared), (*self.layout.warnings, *self.warnings))
 
     def _maps(self, n: int | None) -> StoredMaps:
         if self.whole is not None:
-            return ArrayMaps(self.whole if n is None else self.whole[n])
-        array = self.attention if n is None else self.attention.item(n)
-        return RawMaps(array, data_type=self.data_type, alone=n is None)
+            return ArrayMaps(self.whole[self.layout.place([slice(None)], n)])
+        return RawMaps(self.attention, self.layout, n, data_type=self.data_type, alone=n is None)
 
 
-def _read_declaration(name: str, array: RawArray, n: int | None, shape: tuple[int, ...]) -> NDArray[Any]:
-    check_declared(name, array.shape, None if n is None else shape[0])
-    item = array if n is None or not array.shape or array.fortran else array.item(n)
-    check_size(name, item.size)
+def _read_declaration(name: str, array: RawArray, n: int | None, layout: Layout) -> NDArray[Any]:
+    entry = layout.entry(name, array.shape, n)
+    item = array if entry is None or array.fortran else array.item(entry)
+    check_size(f"{name} of one input", item.size)
     values = item.read()
-    return values[n] if item is array and n is not None and array.shape else values
+    return values if entry is None or item is not array else values[entry]
 
 
 @contextmanager
-def open_npy(file: StoredFile, *, most_bytes: int | None) -> Iterator[RawDump]:
+def open_npy(file: StoredFile, *, most_bytes: int | None, axes: Axes | None) -> Iterator[RawDump]:
     """Opens a .npy file; see ``formats.open_dump``."""
-    with open_file(file) as stream:
+    with open_file(file.url) as stream:
         attention = _read_npy_header(FileBytes(stream))
-        yield RawDump(attention, {}, whole=_read_fortran(attention, most_bytes))
+        layout = find_layout(file.shown, attention.shape, {}, axes)
+        yield RawDump(attention, layout, {}, whole=_read_fortran(attention, most_bytes))
 
 
 @contextmanager
-def open_npz(file: StoredFile, *, most_bytes: int | None) -> Iterator[RawDump]:
+def open_npz(file: StoredFile, *, most_bytes: int | None, axes: Axes | None) -> Iterator[RawDump]:
     """Opens a .npz file; see ``formats.open_dump``. Checksums over many inputs are compared before any is read."""
     with ExitStack() as stack:
-        stream = stack.enter_context(open_file(file))
+        stream = stack.enter_context(open_file(file.url))
         archive, source = stack.enter_context(zipfile.ZipFile(stream)), FileBytes(stream)
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if not info.is_dir()}
         require_attention(members)
-        wanted = ("attention", *DECLARED) if most_bytes is not None else ("attention",)
+        attention = _read_npy_header(MemberBytes(archive, members["attention"], source))
+        wanted = DECLARED if most_bytes is not None or len(attention.shape) == MANY else ()
         arrays = {
             name: _read_npy_header(MemberBytes(archive, members[name], source)) for name in wanted if name in members
         }
-        if most_bytes is not None and len(arrays["attention"].shape) == MANY:
-            for array in arrays.values():
+        layout = find_layout(file.shown, attention.shape, {name: array.shape for name, array in arrays.items()}, axes)
+        if most_bytes is not None and layout.inputs is not None:
+            for array in (attention, *arrays.values()):
                 array.source.finish()
-        attention = arrays.pop("attention")
         yield RawDump(
             attention,
+            layout,
             arrays,
             streamed=True,
             whole=_read_fortran(attention, most_bytes),
@@ -194,26 +195,35 @@ def open_npz(file: StoredFile, *, most_bytes: int | None) -> Iterator[RawDump]:
 
 
 @contextmanager
-def open_safetensors(file: StoredFile, *, most_bytes: int | None) -> Iterator[RawDump]:  # noqa: ARG001
+def open_safetensors(file: StoredFile, *, most_bytes: int | None, axes: Axes | None) -> Iterator[RawDump]:  # noqa: ARG001
     """Opens a .safetensors file; see ``formats.open_dump``."""
-    with open_file(file) as stream:
+    with open_file(file.url) as stream:
         source = FileBytes(stream)
         tensors, metadata = read_tensors(source)
         require_attention(tensors)
-        kind = tensors["attention"].kind
         arrays = {
             name: RawArray(source, tensors[name].begin, tensors[name].shape, tensors[name].dtype)
             for name in ("attention", *DECLARED)
             if name in tensors
         }
+        attention = arrays.pop("attention")
         listed = {"tokens": _parse_tokens(metadata["tokens"])} if "tokens" in metadata else {}
+        arrays = {name: array for name, array in arrays.items() if name not in listed}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        layout = find_layout(file.shown, attention.shape, shapes | {n: _shape_of(v) for n, v in listed.items()}, axes)
         yield RawDump(
-            arrays.pop("attention"),
-            {name: array for name, array in arrays.items() if name not in listed},
-            data_type="bfloat16" if kind == "BF16" else None,
+            attention,
+            layout,
+            arrays,
+            data_type="bfloat16" if tensors["attention"].kind == "BF16" else None,
             listed=listed,
             warnings=misnamed_warnings(tensors),
         )
+
+
+def _shape_of(tokens: list[Any]) -> tuple[int, ...]:
+    """Returns the size of a list of tokens or, of a list of lists, which may be of several sizes, the first two."""
+    return (len(tokens), len(tokens[0])) if tokens and isinstance(tokens[0], list) else (len(tokens),)
 
 
 def _parse_tokens(text: str) -> list[Any]:

@@ -1,9 +1,10 @@
 """Dumped attention: .npz, .npy, .safetensors, .parquet and .zarr, on this machine or behind fsspec URLs.
 
 ``attention`` is [L, L], [heads, L, L] or [layers, heads, L, L], of float16, float32 or float64, in .safetensors also
-bfloat16; with five axes, [inputs, layers, heads, L, L], a file holds many inputs. It may be joined by ``tokens``
-(strings), ``segments``, ``valid_length`` or ``mask`` and ``causal``, each with a leading inputs axis where the
-attention has one (``causal`` may do without). Nothing is ever unpickled.
+bfloat16. With five axes a file holds many inputs, [inputs, layers, heads, L, L], or layers of a batch, [layers, inputs,
+heads, L, L], as ``torch.stack(outputs.attentions)`` has them: see ``layout.find_layout``. It may be joined by
+``tokens`` (strings), ``segments``, ``valid_length`` or ``mask`` and ``causal``, each with a leading inputs axis where
+the attention has one (``causal`` may do without). Nothing is ever unpickled.
 
 - .npy holds the attention alone.
 - .npz holds arrays by these names. One of many inputs is read from front to back, after its checksums were compared.
@@ -20,11 +21,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from attention_patterns.attention_map import AttentionMaps, read_attention, read_declaration
+from attention_patterns.attention_map import AttentionMaps, Declaration, read_attention, read_declaration
 from attention_patterns.classification import MeasuredMaps
 from attention_patterns.classifier import Classifier
-from attention_patterns.errors import AttentionPatternsError, SourceError
+from attention_patterns.errors import AttentionPatternsError, InvalidSettingsError, SourceError
 from attention_patterns.labelling.sources.dumps.formats import name_in_errors, open_dump
+from attention_patterns.labelling.sources.dumps.layout import Axes
 from attention_patterns.labelling.sources.dumps.plan import DumpSlice, Tasks, count_inputs, plan
 from attention_patterns.labelling.sources.dumps.stored import OpenDump, SlabBuffer, StoredInput, StoredMaps, check_fits
 from attention_patterns.labelling.sources.files import StoredFile
@@ -39,6 +41,7 @@ from attention_patterns.labelling.sources.source import (
     digest_of,
     without_traceback,
 )
+from attention_patterns.row_sums import RENORMALISED, divide_rows
 
 SLAB_BYTES = 8 * 2**20  # of attention read and measured at a time, or a single layer where that is larger
 _REMOTE_CALLERS = 8  # a thread that reads a remote file mostly waits
@@ -52,15 +55,19 @@ class DumpSource(Source):
         tasks: Names of tasks and their files, as ``dump_tasks`` returns them.
         selection: Layers and heads to label.
         only: Numbers of the inputs to label among all, from 0; None for all.
+        axes: Order of the axes of attention that has five of them; None to find it.
+        renormalise: Whether each row is divided by its sum.
     """
 
     tasks: Tasks
     selection: Selection = field(default_factory=Selection)
     only: frozenset[int] | None = None
+    axes: Axes | None = None
+    renormalise: bool = False
 
     def count_inputs(self) -> int:
         """Returns the number of inputs in all files, in ``only`` or not; a file that cannot be read counts as one."""
-        return count_inputs(self.tasks)
+        return count_inputs(self.tasks, self.axes)
 
     def restrict(self, ordinals: Iterable[int]) -> "DumpSource":
         """Returns the same source with these inputs only, by their numbers among all, from 0."""
@@ -86,7 +93,7 @@ class DumpSource(Source):
 
         Their ``items`` are DumpSlices.
         """
-        return plan(self.tasks, self.selection, self.only)
+        return plan(self.tasks, self.selection, self.only, self.axes)
 
     def names(self, unit: Unit) -> list[InputName]:
         """Returns names whose ids are file names, with the input's number where a file holds many: "dev.npy[7]"."""
@@ -104,7 +111,7 @@ class DumpSource(Source):
         """
         names, buffer, place = self.names(unit), SlabBuffer(), 0
         for piece in unit.items:
-            reader = _Reader(piece.file, self.selection, classifier, most_bytes, buffer)
+            reader = _Reader(self, piece.file, classifier, most_bytes, buffer)
             for outcome in reader.read(piece, names[place : place + len(piece.indices)]):
                 yield place, outcome
                 place += 1
@@ -114,8 +121,8 @@ class DumpSource(Source):
 class _Reader:
     """Reads the inputs of one file."""
 
+    source: DumpSource
     file: StoredFile
-    selection: Selection
     classifier: Classifier
     most_bytes: int
     buffer: SlabBuffer
@@ -123,8 +130,8 @@ class _Reader:
     def read(self, piece: DumpSlice, names: Sequence[InputName]) -> Iterator[MeasuredInput | FailedInput]:
         with ExitStack() as stack:
             try:
-                dump = stack.enter_context(open_dump(self.file, most_bytes=self.most_bytes))
-            except SourceError as error:
+                dump = stack.enter_context(open_dump(self.file, most_bytes=self.most_bytes, axes=self.source.axes))
+            except (SourceError, InvalidSettingsError) as error:
                 yield from (FailedInput(name, without_traceback(error)) for name in names)
                 return
             for n, name in zip(piece.indices, names, strict=True):
@@ -146,20 +153,34 @@ class _Reader:
         maps = stored.maps
         with name_in_errors(self.file):
             maps.check()
-            declaration = read_declaration(maps.shape[-1], **stored.declared)
         layers, heads = maps.layered[:2]
-        selected = self.selection.apply(range(layers), heads, owner="the input")
-        slabs = [self.classifier.measure_read(slab, declaration) for slab in self._slabs(maps, selected)]
+        selected = self.source.selection.apply(range(layers), heads, owner="the input")
+        layer = self._check_memory(maps, selected)
+        with name_in_errors(self.file):
+            declaration = read_declaration(maps.shape[-1], **stored.declared)
+        slabs = [
+            self.classifier.measure_read(self._divide(slab, declaration), declaration)
+            for slab in self._slabs(maps, selected, layer)
+        ]
         with name_in_errors(self.file):
             maps.finish()
-        return MeasuredInput(name, MeasuredMaps.join(slabs), selected.layers, selected.heads, stored.warnings)
+        warnings = (*stored.warnings, *((RENORMALISED,) if self.source.renormalise else ()))
+        return MeasuredInput(name, MeasuredMaps.join(slabs), selected.layers, selected.heads, warnings)
 
-    def _slabs(self, maps: StoredMaps, selected: SelectedHeads) -> Iterator[AttentionMaps]:
-        """Reads as many layers at a time as make a slab; each slab is valid until the next is read."""
+    def _divide(self, maps: AttentionMaps, declaration: Declaration) -> AttentionMaps:
+        return divide_rows(maps, declaration) if self.source.renormalise else maps
+
+    def _check_memory(self, maps: StoredMaps, selected: SelectedHeads) -> int:
+        """Returns the bytes of a layer, once it is known that these may be in memory, from the shape alone."""
+        layer = len(selected.heads) * prod(maps.shape[-2:]) * maps.dtype.itemsize * (1 + self.source.renormalise)
+        with name_in_errors(self.file):
+            check_fits(f"a layer of shape {[len(selected.heads), *maps.shape[-2:]]}", layer, self.most_bytes)
+            check_fits("a Zarr chunk", maps.least_bytes, self.most_bytes)
+        return layer
+
+    def _slabs(self, maps: StoredMaps, selected: SelectedHeads, layer: int) -> Iterator[AttentionMaps]:
+        """Reads as many layers, of so many bytes, at a time as make a slab; each is valid until the next is read."""
         layers, heads = selected.layers, selected.heads
-        layer = len(heads) * prod(maps.shape[-2:]) * maps.dtype.itemsize
-        check_fits(f"a layer of shape {[len(heads), *maps.shape[-2:]]}", layer, self.most_bytes)
-        check_fits("a Zarr chunk", maps.least_bytes, self.most_bytes)
         step = min(max(SLAB_BYTES, maps.least_layers * layer), self.most_bytes) // layer or 1
         for begin in range(0, len(layers), step):
             some = layers[begin : begin + step]

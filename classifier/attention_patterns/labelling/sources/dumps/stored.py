@@ -16,7 +16,8 @@ from attention_patterns.errors import SourceError
 from attention_patterns.labelling.sources.memory import in_words
 
 DECLARED = ("tokens", "segments", "valid_length", "mask", "causal")
-MANY = 5  # axes of the attention of a file of many inputs
+MOST_INPUTS = 2**20  # of a file: all of them are planned before the first is read
+_MOST_MAPS = 2**16  # of an input: an image of each is in memory at once
 _MOST_DECLARED = 2**26  # bytes of one declaration of one input
 
 
@@ -70,10 +71,14 @@ class StoredMaps(ABC):
 
         Raises:
             ShapeError, DataTypeError: As ``read_attention`` raises them.
+            SourceError: The shape has more maps than an input may have.
         """
         square = len(self.shape) in (2, 3, 4) and self.shape[-1] == self.shape[-2] and prod(self.shape) > 0
         shape = (1, 1) if square else self.shape
         read_attention(np.broadcast_to(np.zeros((), self.dtype), shape), self.data_type)
+        maps = prod(self.shape[:-2])
+        if maps > _MOST_MAPS:
+            raise SourceError(f"attention has shape {list(self.shape)}: {maps:,} maps, expected at most {_MOST_MAPS:,}")
 
     @abstractmethod
     def slab(self, layers: Sequence[int], heads: Sequence[int], buffer: SlabBuffer) -> NDArray[Any]:
@@ -133,6 +138,15 @@ class DumpHeader:
     groups: tuple[int, ...] = ()
     ids: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Checks that the inputs are not too many to be planned.
+
+        Raises:
+            SourceError: They are.
+        """
+        if self.count > MOST_INPUTS:
+            raise SourceError(f"it holds {self.count:,} inputs, expected at most {MOST_INPUTS:,} in a file; split it")
+
     @property
     def count(self) -> int:
         """The number of inputs."""
@@ -159,21 +173,6 @@ class OpenDump(ABC):
         """
 
 
-def header_of(
-    shape: tuple[int, ...], itemsize: int, *, groups: tuple[int, ...] = (), ids: tuple[str, ...] | None = None
-) -> DumpHeader:
-    """Returns the header of a file whose ``attention`` has this shape.
-
-    Raises:
-        SourceError: The shape has five axes and no inputs.
-    """
-    many = len(shape) == MANY
-    if many and shape[0] == 0:
-        raise SourceError(f"attention has shape {list(shape)}, expected at least one input")
-    layers, heads, length, _ = ((1,) * 4 + shape)[-4:]
-    return DumpHeader(shape[0] if many else None, layers, heads, length, itemsize, groups, ids)
-
-
 def require_attention(names: Iterable[str]) -> None:
     """Checks that one of the arrays is called "attention".
 
@@ -185,35 +184,14 @@ def require_attention(names: Iterable[str]) -> None:
         raise SourceError(f"it holds no 'attention', expected it beside or instead of {', '.join(held)[:80] or '-'}")
 
 
-def check_place(n: int | None, shape: tuple[int, ...]) -> None:
-    """Checks that input ``n`` is in an array of this shape.
+def check_size(subject: str, size: int) -> None:
+    """Checks that a declaration of one input, or what holds it, is small enough to be read.
 
     Raises:
-        SourceError: The file changed since the work was planned.
-    """
-    if (n is None) == (len(shape) == MANY) or (n is not None and n >= shape[0]):
-        planned = "one input" if n is None else f"an input {n}"
-        raise SourceError(f"attention has shape {list(shape)}, but held {planned} when the run was planned")
-
-
-def check_declared(name: str, shape: tuple[int, ...], inputs: int | None) -> None:
-    """Checks that a declaration has the axis of inputs where the attention has it; ``causal`` may do without.
-
-    Raises:
-        SourceError: The axis is missing or of another size.
-    """
-    if inputs is not None and shape[:1] != (inputs,) and not (name == "causal" and shape == ()):
-        raise SourceError(f"{name} has shape {list(shape)}, expected {inputs} inputs first")
-
-
-def check_size(name: str, size: int) -> None:
-    """Checks that a declaration of one input is small enough to be read.
-
-    Raises:
-        SourceError: The declaration is over 64 MiB.
+        SourceError: The size is over 64 MiB.
     """
     if size > _MOST_DECLARED:
-        raise SourceError(f"{name} of one input has {size} bytes, expected at most {_MOST_DECLARED}")
+        raise SourceError(f"{subject} has {size} bytes, expected at most {_MOST_DECLARED}")
 
 
 def check_fits(subject: str, size: int, most_bytes: int) -> None:

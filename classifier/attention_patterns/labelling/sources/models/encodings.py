@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_patterns.errors import SourceError
-from attention_patterns.labelling.sources.files import explain_errors, file_system
+from attention_patterns.labelling.sources.files import explain_errors, open_file
 from attention_patterns.labelling.sources.texts.tasks import Picture, Text
 from attention_patterns.outputs import segments_of
 from attention_patterns.special_tokens import special_tokens_of
@@ -261,7 +261,6 @@ def _open_picture(picture: Picture) -> Any:
     """Reads a picture in three channels."""
     from PIL import Image  # noqa: PLC0415  texts need no Pillow
 
-    with explain_errors(f"picture {picture.url} cannot be read"):
-        system, path = file_system(picture.url)
-        with system.open(path, "rb") as file, Image.open(file) as image:
-            return image.convert("RGB")
+    subject = f"picture {picture.url} cannot be read"
+    with explain_errors(subject), open_file(picture.url) as file, Image.open(file) as image:
+        return image.convert("RGB")

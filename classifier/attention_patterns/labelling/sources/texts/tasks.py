@@ -4,12 +4,12 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from attention_patterns.errors import SourceError
-from attention_patterns.labelling.sources.files import StoredFile, explain_errors, find_files, open_file
-from attention_patterns.labelling.sources.inputs import parse_input, task_name
+from attention_patterns.labelling.sources.files import FileGroup, StoredFile, explain_errors, find_files, open_file
+from attention_patterns.labelling.sources.inputs import parse_input
 from attention_patterns.labelling.sources.texts.dataset_rows import DatasetSpec, read_dataset
 from attention_patterns.labelling.sources.texts.rows import TEXT_SUFFIXES, BadRow, Columns, Row, read_rows
 
@@ -53,9 +53,10 @@ def text_tasks(
     An argument is a path, folder, glob or fsspec URL, or ``datasets:NAME[/CONFIG][:SPLIT]``: NAME on the Hugging Face
     hub or a local folder, by default the first split that exists of "validation", "validation_matched", "test" and
     "train". ``TASK=`` before it names the task, which is then a single one of all its files. Otherwise each text file
-    is a task, and all pictures of an argument are one. The task of a file has the name of the file without its suffix;
-    where several files have that one, the name of its folder; where several have this too, both names. The task of a
-    data set is NAME/CONFIG. A line that cannot be read becomes an ``UnreadText``.
+    is a task, all pictures of a folder are one, and so are all pictures given one by one or by globs. The task of a
+    file has the name of the file without its suffix; where several files have that one, the name of its folder; where
+    several have this too, both names. The task of a data set is NAME/CONFIG. A line that cannot be read becomes an
+    ``UnreadText``.
 
     - .tsv: a header, then one row per line; quotes stand for themselves, as in GLUE. .csv: the same, with commas and
       ordinary quoting. A row of more or fewer values than the first line is not read.
@@ -78,7 +79,7 @@ def text_tasks(
         InvalidSettingsError: More than two columns are named.
     """
     choice = Columns(tuple(columns or ()), id_column)
-    corpora = [corpus for argument in arguments for corpus in _find_corpora(argument)]
+    corpora = _find_corpora(arguments)
     tasks = zip(_name_tasks(corpora), corpora, strict=True)
     return tuple((name, _read_items(corpus, choice)) for name, corpus in tasks)
 
@@ -120,20 +121,31 @@ class _Corpus:
     content: tuple[StoredFile, ...] | DatasetSpec
 
 
-def _find_corpora(argument: str) -> Iterator[_Corpus]:
-    given = parse_input(argument)
-    path, name = given.path, given.task
-    if path.startswith(_DATASETS):
-        dataset = DatasetSpec.parse(path.removeprefix(_DATASETS))
-        yield _Corpus(path, (name,) if name else _names_of_dataset(dataset), dataset)
-        return
-    files = tuple(find_files(path, (*TEXT_SUFFIXES, *PICTURE_SUFFIXES)))
-    if name:
-        yield _Corpus(path, (name,), files)
-        return
-    yield from (_Corpus(path, _names_of_file(file), (file,)) for file in files if not _is_picture(file))
-    if pictures := tuple(filter(_is_picture, files)):
-        yield _Corpus(path, (task_name(path, PICTURE_SUFFIXES),), pictures)
+def _find_corpora(arguments: Sequence[str]) -> list[_Corpus]:
+    corpora, one_by_one = list[_Corpus](), list[FileGroup]()
+    for argument in map(parse_input, arguments):
+        path, name = argument.path, argument.task
+        if path.startswith(_DATASETS):
+            dataset = DatasetSpec.parse(path.removeprefix(_DATASETS))
+            corpora.append(_Corpus(path, (name,) if name else _names_of_dataset(dataset), dataset))
+            continue
+        groups = find_files(path, (*TEXT_SUFFIXES, *PICTURE_SUFFIXES))
+        if name:
+            corpora.append(_Corpus(path, (name,), FileGroup.join(groups).files))
+            continue
+        texts = (file for group in groups for file in group.files if not _is_picture(file))
+        corpora += [_Corpus(path, _names_of_file(file), (file,)) for file in texts]
+        pictures = [replace(group, files=tuple(filter(_is_picture, group.files))) for group in groups]
+        corpora += [_make_pictures(path, group) for group in pictures if group.files and group.whole]
+        one_by_one += [group for group in pictures if group.files and not group.whole]
+    if one_by_one:
+        together = FileGroup.join(one_by_one)
+        corpora.append(_make_pictures(together.folder, together))
+    return corpora
+
+
+def _make_pictures(path: str, pictures: FileGroup) -> _Corpus:
+    return _Corpus(path, (pictures.task(PICTURE_SUFFIXES),), pictures.files)
 
 
 def _is_picture(file: StoredFile) -> bool:
@@ -213,5 +225,5 @@ def _place_rows(rows: Sequence[Row | BadRow], before: str, after: str = "") -> I
 
 
 def _read_file(file: StoredFile) -> bytes:
-    with explain_errors(f"texts {file.shown} cannot be read"), open_file(file) as stream:
+    with explain_errors(f"texts {file.shown} cannot be read"), open_file(file.url) as stream:
         return stream.read()
