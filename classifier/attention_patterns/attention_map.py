@@ -1,6 +1,6 @@
 """The input: an array of attention maps and the caller's declarations, checked before any value is read."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
@@ -61,6 +61,11 @@ class AttentionMaps:
     def leading(self) -> tuple[int, ...]:
         """The sizes of the axes before the last two; their product is the number of maps."""
         return tuple(len(axis) for axis in self.axes)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The indices of the layers; () where there is no axis of layers."""
+        return tuple(dict(zip(self.names, self.axes, strict=True)).get("layer", ()))
 
     @cached_property
     def length(self) -> int:
@@ -259,6 +264,7 @@ def read_declaration(
     length: int,
     *,
     tokens: Sequence[str] | None = None,
+    special_tokens: Collection[str] = (),
     token_groups: Mapping[str, Iterable[int]] | None = None,
     segments: ArrayLike | None = None,
     valid_length: int | None = None,
@@ -268,7 +274,7 @@ def read_declaration(
     """Reads and checks the declarations of maps of ``length`` tokens, which are those of ``Classifier.classify``.
 
     Raises:
-        TokensError: The tokens do not match the length.
+        TokensError: The tokens do not match the length, or ``special_tokens`` is one string.
         TokenGroupsError: A group's name is empty or taken, or a position is outside the map.
         SegmentsError: The segments do not match the length.
         PaddingError: ``valid_length`` or ``mask`` does not fit.
@@ -286,7 +292,7 @@ def read_declaration(
     return Declaration(
         kept=kept,
         tokens=kept_tokens,
-        groups=_read_groups(length, kept, kept_tokens, token_groups),
+        groups=_read_groups(length, kept, _special_groups(kept_tokens, special_tokens), token_groups),
         segments=_read_segments(length, kept, segments),
         causal=causal,
         warnings=tuple(warnings),
@@ -329,13 +335,20 @@ def _read_tokens(length: int, kept: NDArray[np.int64], tokens: Sequence[str] | N
     raise TokensError(f"{len(tokens)} tokens are declared for maps of {length} tokens, {len(kept)} of them not padding")
 
 
+def _special_groups(tokens: tuple[str, ...] | None, others: Collection[str]) -> list[TokenGroup]:
+    if isinstance(others, str):
+        raise TokensError(f"special_tokens is {others!r:.80}, expected a collection of tokens")
+    positions = special_token_positions(tokens or (), frozenset(others))
+    return [TokenGroup(name, np.array(places, np.int64)) for name, places in positions.items()]
+
+
 def _read_groups(
     length: int,
     kept: NDArray[np.int64],
-    tokens: tuple[str, ...] | None,
+    special_groups: Sequence[TokenGroup],
     declared: Mapping[str, Iterable[int]] | None,
 ) -> tuple[TokenGroup, ...]:
-    groups = [TokenGroup(n, np.array(p, np.int64)) for n, p in special_token_positions(tokens or ()).items()]
+    groups = list(special_groups)
     special = {group.name for group in groups}
     member = np.empty(length, np.bool_)
     for name, positions in (declared or {}).items():

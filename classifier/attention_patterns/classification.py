@@ -50,7 +50,7 @@ class Classification:
     too_short: bool
     model: str
     warnings: tuple[str, ...]
-    layers: tuple[int, ...] = ()
+    layers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ class MeasuredMaps:
         evidence: The pattern's elements; its arrays have the leading axes of the maps.
         attention_to: Token group -> measures of the attention to it.
         declaration: What the caller declared of the input.
+        layers: Index in the model of each layer; () where the maps have no axis of layers.
     """
 
     images: NDArray[np.uint8]
@@ -129,6 +130,7 @@ class MeasuredMaps:
     evidence: Evidence
     attention_to: Mapping[str, AttentionTo]
     declaration: Declaration
+    layers: tuple[int, ...]
 
     def without_images(self) -> "MeasuredMaps":
         """Returns the measures alone, for when the net has read the images."""
@@ -148,6 +150,7 @@ class MeasuredMaps:
                 for name in slabs[0].attention_to
             },
             declaration=slabs[0].declaration.warn(*(w for slab in slabs for w in slab.declaration.warnings)),
+            layers=tuple(layer for slab in slabs for layer in slab.layers),
         )
 
     def classify(self, answer: NetAnswer) -> Classification:
@@ -169,6 +172,7 @@ class MeasuredMaps:
             too_short=self.declaration.length < SHORTEST_LABELLED,
             model=answer.model,
             warnings=self.declaration.warnings,
+            layers=self.layers,
         )
 
 

@@ -5,7 +5,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -99,6 +99,7 @@ class Classifier(ABC):
         attention: ArrayLike,
         *,
         tokens: Sequence[str] | None = None,
+        special_tokens: Collection[str] = (),
         token_groups: Mapping[str, Iterable[int]] | None = None,
         segments: ArrayLike | None = None,
         valid_length: int | None = None,
@@ -116,6 +117,8 @@ class Classifier(ABC):
                 float32, float16, float64, or bfloat16 bits in uint16; numpy, or anything with ``__array__``. An axis
                 of a batch of one input, [layers, 1, heads, L, L], is left out.
             tokens: Tokens as strings; special tokens are found among them by name, one group each.
+            special_tokens: Tokens that are special besides those known by name, such as
+                ``tokenizer.all_special_tokens``.
             token_groups: Positions of any other group, by its name.
             segments: Lengths that sum to L, or one id per token. One segment never gets the answer Block.
             valid_length: Number of tokens before right-hand padding; the rest is cropped.
@@ -134,6 +137,7 @@ class Classifier(ABC):
         declaration = read_declaration(
             maps.length,
             tokens=tokens,
+            special_tokens=special_tokens,
             token_groups=token_groups,
             segments=segments,
             valid_length=valid_length,
@@ -197,7 +201,7 @@ class Classifier(ABC):
                 self-attention is taken. Layers without attention, which hybrid models return as None, are left out: see
                 ``Classification.layers``.
             encoding: Result of the tokenizer; it holds the padding and, for pairs, the segments.
-            tokenizer: The tokenizer, which names the tokens.
+            tokenizer: The tokenizer, which names the tokens and, if it is one of Hugging Face, those that are special.
 
         Raises:
             InvalidAttentionError: The outputs hold no attention, or not that of ``encoding``.
@@ -206,13 +210,18 @@ class Classifier(ABC):
 
     def _classify_model_input(self, given: ModelInput) -> Classification:
         maps = read_attention(given.attention, given.data_type)
-        declaration = read_declaration(maps.length, tokens=given.tokens, segments=given.segments, mask=given.mask)
+        declaration = read_declaration(
+            maps.length,
+            tokens=given.tokens,
+            special_tokens=given.special_tokens,
+            segments=given.segments,
+            mask=given.mask,
+        )
         return self._classify_input(replace(maps, axes=(given.layers, *maps.axes[1:])), declaration)
 
     def _classify_input(self, maps: AttentionMaps, declaration: Declaration) -> Classification:
-        layers = dict(zip(maps.names, maps.axes, strict=True)).get("layer", ())
         result = with_doubts(self.classify_read(maps, declaration))
-        return replace(result, layers=tuple(layers), warnings=(*maps.warnings, *result.warnings))
+        return replace(result, warnings=(*maps.warnings, *result.warnings))
 
     def classify_read(
         self, maps: AttentionMaps, declaration: Declaration, oversight: Oversight = UNWATCHED
@@ -253,6 +262,7 @@ class Classifier(ABC):
             evidence=measure_evidence(surveyed),
             attention_to=MappingProxyType(dict(self._measure_groups(surveyed, oversight))),
             declaration=declaration.warn(*whole.warnings),
+            layers=maps.layers,
         )
 
     def _measure_groups(self, surveyed: SurveyedMaps, oversight: Oversight) -> Iterator[tuple[str, AttentionTo]]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_patterns.errors import ShapeError, TokensError
+from attention_patterns.special_tokens import special_tokens_of
 
 _AXES = ("batch", "heads", "L", "L")
 _EAGER = 'load the model with attn_implementation="eager"'
@@ -25,6 +26,7 @@ class ModelInput:
         attention: Stack [layers, heads, L, L], padding included; float32, float16, float64, or bfloat16 bits in uint16.
         layers: Index in the model of each of these layers; a model has more where some have no attention.
         tokens: The L tokens.
+        special_tokens: Special tokens of the tokenizer.
         segments: Segment of each token, int64 [L]; None where the encoding holds none.
         mask: Flags [L], False = padding; None where the encoding holds no attention mask.
         data_type: "bfloat16" where ``attention`` is uint16, else None.
@@ -33,13 +35,14 @@ class ModelInput:
     attention: NDArray[Any]
     layers: tuple[int, ...]
     tokens: tuple[str, ...]
+    special_tokens: frozenset[str]
     segments: NDArray[np.int64] | None
     mask: NDArray[np.bool_] | None
     data_type: str | None
 
 
 class Tokenizer(Protocol):
-    """The one method that is needed of a tokenizer."""
+    """The one method that is needed of a tokenizer; that of Hugging Face names its special tokens, too."""
 
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
         """Returns the tokens of ``ids`` as strings."""
@@ -162,6 +165,7 @@ def _take_row(layers: Mapping[int, Any], encoding: Mapping[str, Any], tokenizer:
         attention=np.stack([_array(layer[row]) for layer in layers.values()]),
         layers=tuple(layers),
         tokens=tuple(tokenizer.convert_ids_to_tokens(ids.tolist())),
+        special_tokens=special_tokens_of(tokenizer),
         segments=segments_of(encoding, row, types),
         mask=None if mask is None else mask.astype(np.bool_),
         data_type="bfloat16" if _is_bfloat16(next(iter(layers.values()))) else None,

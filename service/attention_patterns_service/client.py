@@ -235,7 +235,7 @@ class Client(Classifier):
             answers = self._send_side_by_side(send, chunks, begins)
         except AttentionPatternsError as error:
             raise _rename_map(error, maps) from error
-        return classification_of(answers, leading=maps.leading, length=maps.length)
+        return classification_of(answers, leading=maps.leading, length=maps.length, layers=maps.layers)
 
     def _call(self, name: str, request: object) -> Any:
         """Returns the answer of a method; a call that may succeed later is repeated."""

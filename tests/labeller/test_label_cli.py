@@ -155,7 +155,7 @@ def test_a_bad_input_is_recorded_and_shows_in_the_exit_code(tmp_path, dumps):
     assert done.exit_code == 1
     first, second = done.stderr.splitlines()
     assert first == f"1 input failed, see {tmp_path}/labels/errors.jsonl"
-    assert second.startswith("  1 x RowSumError: ")
+    assert second.startswith("  1 x RowSumError: bad.npy: attention[layer 0, head 0]: row 0 sums to ")
     assert rows_of(tmp_path / "labels").num_rows == 216
     record = json.loads((tmp_path / "labels" / "errors.jsonl").read_text())
     assert (record["task"], record["input_id"], record["error"]) == ("bad", "bad.npy", "RowSumError")

@@ -197,10 +197,10 @@ def test_failures_of_several_kinds_are_counted_by_kind_and_no_more_than_a_few_ar
     assert first.startswith("9 inputs failed, see ")
     assert [line.partition(":")[0] for line in lines] == [
         "  4 x RowSumError, such as",
-        "  2 x LogitsError",
-        "  2 x NotFiniteError",
+        "  2 x LogitsError, such as",
+        "  2 x NotFiniteError, such as",
     ]
-    assert last == "  and 1 other message"
+    assert last == "  and 1 other error"
 
 
 def test_failures_show_below_the_bar_while_the_run_is_at_work(tmp_path):
@@ -213,8 +213,8 @@ def test_failures_show_below_the_bar_while_the_run_is_at_work(tmp_path):
     screen = b"".join(read_to_the_end(shown)).decode()
     assert done.returncode == 1
     during, after = screen.split("1 input failed, see ")
-    assert "1 x RowSumError: attention[layer 0" in during
-    assert "1 x RowSumError: attention[layer 0" in after
+    assert "1 x RowSumError: half.npy: attention[layer 0" in during
+    assert "1 x RowSumError: half.npy: attention[layer 0" in after
 
 
 def read_to_the_end(terminal):

@@ -262,7 +262,11 @@ def size_of_images_response(count: int) -> int:
 
 
 def classification_of(
-    responses: Sequence[pb.ClassifyHeadsResponse], *, leading: tuple[int, ...], length: int
+    responses: Sequence[pb.ClassifyHeadsResponse],
+    *,
+    leading: tuple[int, ...],
+    length: int,
+    layers: Sequence[int] | None = None,
 ) -> Classification:
     """Returns the classification that the answers to all chunks of a tensor hold.
 
@@ -270,6 +274,7 @@ def classification_of(
         responses: Answers in the order of the chunks, at least one.
         leading: Sizes of the axes of the tensor before the last two.
         length: Number of tokens, padding included.
+        layers: Indices of the layers, where they are not 0, 1, ...
 
     Raises:
         ModelReplacedError: The answers are of different models.
@@ -298,6 +303,7 @@ def classification_of(
         too_short=first.too_short,
         model=f"{first.model_name} {first.model_version}",
         warnings=tuple(dict.fromkeys(warning for response in responses for warning in response.warnings)),
+        layers=tuple(range(leading[0]) if layers is None and len(leading) > 1 else layers or ()),
     )
 
 

@@ -2,7 +2,6 @@
 
 classifier_choice.py  the classifier that a run uses: the net in this process, or a server
 cli.py                commands, options and exit codes
-failures.py           failures as sentences, those alike with their count
 printing.py           results, estimates and comparisons in the terminal
 progress.py           the progress of a run on standard error: a bar, or JSON lines
 request.py            the inputs that a run is asked to label, opened as a source

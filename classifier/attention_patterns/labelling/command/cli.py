@@ -14,9 +14,9 @@ import typer
 
 from attention_patterns.errors import AttentionPatternsError, InvalidSettingsError
 from attention_patterns.labelling.command.classifier_choice import ClassifierChoice
-from attention_patterns.labelling.command.failures import failures_of
 from attention_patterns.labelling.command.printing import (
     describe_tasks,
+    failure_sentences,
     print_comparison,
     print_estimate,
     print_result,
@@ -337,7 +337,7 @@ def _choose_engine(
 
 def _report_result(result: RunResult, compare_paper: str | None, *, log_format: LogFormat, quiet: bool) -> None:
     """Prints or logs the result of a run; exits with 1 where inputs failed."""
-    failed, failures = len(result.errors), failures_of(result.errors)
+    failed, failures = len(result.errors), failure_sentences(result.errors)
     if log_format is LogFormat.JSON:
         log_event(
             "end",
@@ -345,7 +345,7 @@ def _report_result(result: RunResult, compare_paper: str | None, *, log_format: 
             inputs=result.inputs,
             maps=result.maps,
             failed=failed,
-            failures=failures.sentences,
+            failures=failures,
         )
     elif not quiet:
         print_result(SafeConsole(), result)
@@ -355,6 +355,6 @@ def _report_result(result: RunResult, compare_paper: str | None, *, log_format: 
         if log_format is LogFormat.TEXT:
             errors_file = result.folder.path / "errors.jsonl"
             print_error(f"{with_unit(failed, 'input')} failed, see {errors_file}")
-            for sentence in failures.sentences:
+            for sentence in failures:
                 print_error(f"  {sentence}")
         raise typer.Exit(1)

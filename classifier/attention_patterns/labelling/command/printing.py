@@ -1,12 +1,12 @@
 """Results of a run in the terminal: its estimate, its shares and grids, and the comparison with the paper's figures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 
 import numpy as np
 
 from attention_patterns.errors import InvalidSettingsError
-from attention_patterns.labelling.command.failures import failures_of
+from attention_patterns.labelling.output.tally import Line, Tally
 from attention_patterns.labelling.run.estimate import Estimate
 from attention_patterns.labelling.run.run import RunResult
 from attention_patterns.labelling.sources.memory import in_words
@@ -23,6 +23,7 @@ from attention_patterns.programs.terminal import (
 )
 
 _MOST_GRIDS = 4  # of a run over many tasks or models
+_MOST_FAILURES = 3  # that are not alike
 _MOST_TASKS = 8
 
 
@@ -50,7 +51,7 @@ def print_estimate(result: Estimate) -> None:
     if result.seconds is not None:
         console.print(f"about {_format_duration(result.seconds)} on this machine")
     console.print(f"{with_unit(result.tried, 'input')} tried, {len(result.errors):,} failed; nothing was written")
-    for sentence in failures_of(result.errors).sentences:
+    for sentence in failure_sentences(result.errors):
         console.print(f"  {sentence}")
 
 
@@ -123,6 +124,24 @@ def _is_task(name: str, task: str) -> bool:
 def _means_by_layer(stack: StackSummary, group: str) -> list[float] | None:
     means = stack.attention_to.get(group)
     return None if means is None else [float(layer.mean()) for layer in means["max_token_share"]]
+
+
+def failure_sentences(errors: Iterable[Mapping[str, str | None]]) -> list[str]:
+    """Returns the first of the failures that are not alike, each with its count, from lines of the errors file."""
+    tally = Tally()
+    tally.add_errors(errors)
+    return first_sentences(tally)
+
+
+def first_sentences(tally: Tally) -> list[str]:
+    """Returns the first lines of a tally as sentences, and the number of those left out."""
+    lines = tally.lines
+    left = len(lines) - _MOST_FAILURES
+    return [_sentence(line) for line in lines[:_MOST_FAILURES]] + [f"and {with_unit(left, 'other error')}"] * (left > 0)
+
+
+def _sentence(line: Line) -> str:
+    return f"{line.count:,} x {line.name}{', such as' * (line.count > 1)}: {line.example}"
 
 
 def with_unit(count: int, unit: str) -> str:

@@ -20,7 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from attention_patterns.labelling.command.failures import FailureTally
+from attention_patterns.labelling.command.printing import first_sentences
+from attention_patterns.labelling.output.tally import Tally
 from attention_patterns.programs.foreign_text import visible
 from attention_patterns.programs.json_logs import json_handler
 from attention_patterns.programs.terminal import SafeConsole
@@ -100,7 +101,7 @@ class _Bar(Reporter):
     def __init__(self, total: int, progress: _FailuresBelow, task: TaskID) -> None:
         super().__init__(total)
         self._progress, self._task = progress, task
-        self._failures = FailureTally()
+        self._failures = Tally()
 
     def begin(self, inputs: int, maps: int) -> None:
         super().begin(inputs, maps)
@@ -115,8 +116,8 @@ class _Bar(Reporter):
 
     def fail(self, errors: Sequence[Mapping[str, str | None]]) -> None:
         if errors:
-            self._failures.add(errors)
-            self._progress.failures = self._failures.sentences
+            self._failures.add_errors(errors)
+            self._progress.failures = first_sentences(self._failures)
             self._progress.refresh()
 
 

@@ -55,7 +55,7 @@ LABELS = pa.schema(
         ("causal", pa.bool_()),
         ("too_short", pa.bool_()),
         *((name, _column_type(measure)) for name, measure in EVIDENCE.items()),  # null where an input has none
-        ("attention_to", pa.list_(_ATTENTION_TO)),  # special tokens in order of appearance
+        ("attention_to", pa.list_(_ATTENTION_TO)),  # special tokens, then others
         ("classifier", _NAME),  # "name version" of the net
         ("rendering_version", pa.int16()),
     ]

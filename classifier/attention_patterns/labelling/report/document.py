@@ -3,10 +3,8 @@
 import base64
 import hashlib
 import json
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from attention_patterns.labelling.output.folder import RunFolder
+from attention_patterns.labelling.output.tally import Line, Tally
 from attention_patterns.labelling.report.contents import as_json, contents
 from attention_patterns.labelling.report.palette import COLOUR_ORDER, LETTER_ORDER, title_of
 from attention_patterns.labelling.summary.summary import STABLE, StackSummary
@@ -56,15 +55,6 @@ class Row:
     bars: tuple[Bar, ...]
 
 
-@dataclass(frozen=True)
-class Line:
-    """An error or a warning of some inputs: their number, its name, and the sentence of the first of them."""
-
-    count: int
-    name: str
-    example: str
-
-
 def document(
     folder: RunFolder, request: Mapping[str, Any], stacks: Sequence[StackSummary], figures: Sequence[Path]
 ) -> str:
@@ -97,8 +87,8 @@ def document(
         maps=sum(record.maps for record in records),
         warned=sum(record.warned for record in records),
         failed=len(errors),
-        errors=_group_errors(errors)[:_MOST_LINES],
-        warnings=_group(_read_warnings(folder))[:_MOST_LINES],
+        errors=_tally_errors(errors),
+        warnings=_tally_warnings(folder),
         rows=[_row(stack, stacks) for stack in stacks[:_MOST_ROWS]],
         rows_left=max(0, len(stacks) - _MOST_ROWS),
         patterns=list(zip(map(str, PATTERNS), LETTER_ORDER, COLOUR_ORDER, strict=True)),
@@ -126,35 +116,25 @@ def _per_cent(value: float) -> float | None:
     return None if value != value else 100 * value  # noqa: PLR0124  NaN
 
 
-def _group_errors(errors: Iterable[Mapping[str, str | None]]) -> list[Line]:
-    """Groups failed inputs by the name of the error and its sentence, whatever numbers and names it holds."""
-    return _group(
-        (str(error["error"]), f"{error['input_id']}: {error['message']}", _kind(str(error["message"])))
-        for error in errors
-    )
+def _tally_errors(errors: Iterable[Mapping[str, str | None]]) -> list[Line]:
+    tally = Tally()
+    tally.add_errors(errors)
+    return _most_frequent(tally)
 
 
-def _read_warnings(folder: RunFolder) -> Iterator[tuple[str, str, str]]:
+def _tally_warnings(folder: RunFolder) -> list[Line]:
+    tally = Tally()
     for file in folder.table_files("inputs"):
         table = pq.read_table(file, columns=["input_id", "warnings"])
         for row in table.filter(pc.greater(pc.list_value_length(table["warnings"]), 0)).to_pylist():
             for warning in row["warnings"]:
-                yield "warning", f"{row['input_id']}: {warning}", _kind(warning)
+                tally.add("warning", row["input_id"], warning)
+    return _most_frequent(tally)
 
 
-def _kind(sentence: str) -> str:
-    """Returns a sentence without its numbers and quoted names, which is the same for all inputs with that trouble."""
-    return re.sub(r"'[^']*'|\"[^\"]*\"|\S*\d\S*", "#", sentence)
-
-
-def _group(sentences: Iterable[tuple[str, str, str]]) -> list[Line]:
-    """Groups (name, sentence, kind) by name and kind, most frequent first; each line has the first sentence."""
-    counts: Counter[tuple[str, str]] = Counter()
-    first: dict[tuple[str, str], str] = {}
-    for name, sentence, kind in sentences:
-        counts[name, kind] += 1
-        first.setdefault((name, kind), sentence)
-    return [Line(count, name, _shown(first[name, kind])) for (name, kind), count in counts.most_common()]
+def _most_frequent(tally: Tally) -> list[Line]:
+    lines = sorted(tally.lines, key=lambda line: -line.count)[:_MOST_LINES]
+    return [replace(line, example=_shown(line.example)) for line in lines]
 
 
 def _provenance(folder: RunFolder, request: Mapping[str, Any], stacks: Sequence[StackSummary]) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from attention_patterns.errors import SourceError
 from attention_patterns.labelling.sources.files import explain_errors, open_file
 from attention_patterns.labelling.sources.texts.tasks import Picture, Text
 from attention_patterns.outputs import segments_of
+from attention_patterns.special_tokens import special_tokens_of
 
 NO_LIMIT = 2**20  # tokens, for models and tokenizers that name no maximum
 
@@ -50,6 +51,7 @@ class Reader(ABC):
     """A maker of a model's arguments from texts or pictures."""
 
     kind: type[Text | Picture]
+    special_tokens: frozenset[str] = frozenset()  # besides those known by name
     together: int  # inputs that are encoded before the first is run
 
     @abstractmethod
@@ -99,6 +101,7 @@ class TextReader(Reader):
         """
         self._tokenizer, self._accepts, self._longest, self._truncate = tokenizer, accepts, longest, truncate
         self._turn = threading.Lock()  # to cut a text, the tokenizer itself is set to cut
+        self.special_tokens = special_tokens_of(tokenizer)  # before any word is made the padding
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)

@@ -174,6 +174,7 @@ class AttentionModel:
             side_by_side=side_by_side,
             most_held=most_held,
             start=self._reader.names([start_id(self._model.config)]) if self._two else (),
+            special_tokens=self._reader.special_tokens,
         )
 
     @property

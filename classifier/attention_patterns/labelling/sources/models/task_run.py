@@ -59,6 +59,7 @@ class TaskRun:
         side_by_side: Function that calls another for each input, side by side.
         most_held: Bytes of layers that may be held before they are measured.
         start: Token that a decoder is fed first, of an encoder-decoder; else ().
+        special_tokens: Special tokens of the tokenizer.
     """
 
     task: str
@@ -69,6 +70,7 @@ class TaskRun:
     side_by_side: SideBySide
     most_held: int
     start: tuple[str, ...]
+    special_tokens: frozenset[str]
 
     def name(self, input_id: str, part: str | None = None) -> InputName:
         """Returns the name of an input."""
@@ -120,12 +122,15 @@ class TaskRun:
         if stack.field == "decoder_attentions":  # fed the same ids one place later
             tokens = None if tokens is None else (*self.start, *tokens[:-1])
             segments = None if segments is None else np.concatenate([segments[:1], segments[:-1]])
-        if not stack.sink:
-            return read_declaration(encoded.length, tokens=tokens, segments=segments, causal=stack.causal)
+        sink = {SINK: [0]} if stack.sink else {}
+        if stack.sink:
+            tokens = None if tokens is None else (SINK, *tokens)
+            segments = None if segments is None else np.concatenate([segments[:1], segments])
         return read_declaration(
-            encoded.length + 1,
-            tokens=None if tokens is None else (SINK, *tokens),
-            token_groups={SINK: [0]},
-            segments=None if segments is None else np.concatenate([segments[:1], segments]),
+            encoded.length + len(sink),
+            tokens=tokens,
+            special_tokens=self.special_tokens,
+            token_groups=sink,
+            segments=segments,
             causal=stack.causal,
         )
