@@ -196,11 +196,12 @@ def test_failures_of_several_kinds_are_counted_by_kind_and_no_more_than_a_few_ar
     first, *lines, last = done.stderr.splitlines()
     assert first.startswith("9 inputs failed, see ")
     assert [line.partition(":")[0] for line in lines] == [
-        "  4 x RowSumError, such as",
+        "  2 x RowSumError, such as",
         "  2 x LogitsError, such as",
-        "  2 x NotFiniteError, such as",
+        "  2 x RowSumError, such as",
     ]
-    assert last == "  and 1 other error"
+    assert "above-0.npy: attention[layer 0, head 0]: row 0 sums to 7" in lines[0]
+    assert last == "  and 2 other errors"
 
 
 def test_failures_show_below_the_bar_while_the_run_is_at_work(tmp_path):
