@@ -81,7 +81,7 @@ def _print_stack(console: SafeConsole, stack: StackSummary) -> None:
     stable = f"{int(stack.stable.sum())} of {with_unit(int(stack.counts.any(axis=-1).sum()), 'head')} stable"
     size = f"{len(stack.layers)} x {len(stack.heads)} heads, {with_unit(stack.inputs, 'input')}, {stable}"
     console.print(with_title(f"{_name(stack)}: {size}", pattern_grid(stack.counts)))
-    shares = {group: np.nan_to_num(means["share"]) for group, means in stack.attention_to.items()}
+    shares = {name: np.nan_to_num(group.means["share"]) for name, group in stack.attention_to.items()}
     if shares:
         console.print(with_title("attention to token groups, mean over heads and inputs", attention_table(shares)))
 
@@ -122,8 +122,8 @@ def _is_task(name: str, task: str) -> bool:
 
 
 def _means_by_layer(stack: StackSummary, group: str) -> list[float] | None:
-    means = stack.attention_to.get(group)
-    return None if means is None else [float(layer.mean()) for layer in means["max_token_share"]]
+    summary = stack.attention_to.get(group)
+    return None if summary is None else [float(layer.mean()) for layer in summary.means["max_token_share"]]
 
 
 def failure_sentences(errors: Iterable[Mapping[str, str | None]]) -> list[str]:

@@ -18,7 +18,7 @@ from attention_patterns.measures import EVIDENCE, GROUP_MEASURES, Evidence, Meas
 from attention_patterns.patterns import PATTERN_NAMES, PATTERNS
 from attention_patterns.rendering import RENDERING_VERSION
 
-SCHEMA_VERSION = 3  # raised whenever a column changes its name, type or meaning
+SCHEMA_VERSION = 4  # raised whenever a column changes its name, type or meaning
 
 _NAME = pa.dictionary(pa.int32(), pa.string())  # few values, each many times
 _KEY = [
@@ -74,7 +74,13 @@ INPUTS = pa.schema(
 )
 MAPS = pa.schema([*_KEY, ("layer", pa.int32()), ("head", pa.int32()), ("image", pa.binary())])  # uint8 [3, size, size]
 _MEAN = pa.float32()  # over the inputs that have the measure; null where none has
-_MEANS_TO = pa.struct([("group", pa.string()), *((name, _MEAN) for name in HEAD_GROUP_MEASURES)])
+_MEANS_TO = pa.struct(
+    [
+        ("group", pa.string()),
+        ("inputs", pa.int64()),  # that hold the group
+        *((name, _MEAN) for name in HEAD_GROUP_MEASURES),
+    ]
+)
 HEADS = pa.schema(
     [
         ("task", _NAME),
@@ -94,7 +100,7 @@ HEADS = pa.schema(
         *((name, _MEAN) for name in HEAD_MEASURES),
         (
             "attention_to",
-            pa.list_(pa.struct([("group", pa.string()), *((name, _MEAN) for name in HEAD_GROUP_MEASURES)])),
+            pa.list_(_MEANS_TO),
         ),
     ]
 )

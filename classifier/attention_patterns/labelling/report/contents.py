@@ -87,8 +87,9 @@ def stack_entry(stack: StackSummary, title: str) -> dict[str, Any]:
 
 
 def _group_entry(stack: StackSummary, group: str) -> dict[str, Any]:
-    means = stack.attention_to[group]
-    return {"name": _name(group), **{name: thousandths(means[name]) for name in HEAD_GROUP_MEASURES}}
+    summary = stack.attention_to[group]
+    means = {name: thousandths(summary.means[name]) for name in HEAD_GROUP_MEASURES}
+    return {"name": _name(group), "inputs": summary.inputs, **means}
 
 
 def thousandths(values: NDArray[np.floating[Any]]) -> list[int | None]:

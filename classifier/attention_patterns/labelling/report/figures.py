@@ -18,7 +18,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
 
-from attention_patterns.labelling.report.palette import COLOUR_ORDER, LETTER_ORDER, groups_of, title_of
+from attention_patterns.labelling.report.palette import COLOUR_ORDER, LETTER_ORDER, groups_of, title_of, title_of_group
 from attention_patterns.labelling.summary.summary import StackSummary
 from attention_patterns.patterns import PATTERNS
 from attention_patterns.programs.foreign_text import visible
@@ -154,9 +154,9 @@ def attention_figure(stack: StackSummary, title: str) -> Figure:
     figure = Figure(figsize=(min(width * across, 16) + 0.8, height * down), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).ravel()
     for axes, name in zip(panels, groups, strict=False):
-        values = stack.attention_to[name]["max_token_share"]
+        values = stack.attention_to[name].means["max_token_share"]
         picture = axes.imshow(values, cmap="Blues", vmin=0, aspect="equal", interpolation="nearest")
-        _label_axes(axes, stack, name)
+        _label_axes(axes, stack, title_of_group(stack, name))
         figure.colorbar(picture, ax=axes, shrink=0.8, pad=0.02)
     for unused in panels[len(groups) :]:
         unused.set_visible(False)

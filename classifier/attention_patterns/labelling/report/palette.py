@@ -27,9 +27,15 @@ def title_of(stack: StackSummary, among: Iterable[StackSummary]) -> str:
 
 def groups_of(stack: StackSummary) -> list[str]:
     """Returns the six token groups that receive most attention, in order of appearance."""
-    means = {name: _mean(measures["share"]) for name, measures in stack.attention_to.items()}
+    means = {name: _mean(group.means["share"]) for name, group in stack.attention_to.items()}
     most = sorted(means, key=lambda name: -means[name])[:_MOST_GROUPS]
     return [name for name in stack.attention_to if name in most]
+
+
+def title_of_group(stack: StackSummary, name: str) -> str:
+    """Returns the name of a token group, with the number of inputs that hold it where not all do."""
+    inputs = stack.attention_to[name].inputs
+    return name if inputs == stack.inputs else f"{name}, over {inputs:,} of {stack.inputs:,} inputs"
 
 
 def _mean(values: np.ndarray) -> float:

@@ -26,6 +26,21 @@ _COLUMNS = (*_STACK, "input_id", "length", "layer", "head", "pattern", "uncertai
 
 
 @dataclass(frozen=True)
+class GroupSummary:
+    """The mean attention of a stack's heads to a token group, over the inputs that hold it.
+
+    Attributes:
+        inputs: Number of these inputs.
+        of_heads: Number of these inputs that have the head, int64 [layers, heads].
+        means: Name of the measure -> mean over them, [layers, heads]; NaN where there are none.
+    """
+
+    inputs: int
+    of_heads: NDArray[np.int64]
+    means: Mapping[str, Floats]
+
+
+@dataclass(frozen=True)
 class StackSummary:
     """The verdicts and means of one stack: all heads of one task, model and part.
 
@@ -46,7 +61,7 @@ class StackSummary:
         stable: Whether the verdict is "stable": Wilson's lower bound of the commonest pattern's share is at least
             ``STABLE``.
         measures: Name of the measure -> mean over inputs; NaN where no input has it.
-        attention_to: Token group -> name of the measure -> mean over the inputs that hold the group.
+        attention_to: Token group -> its summary.
     """
 
     task: str
@@ -65,7 +80,7 @@ class StackSummary:
     entropy: Floats
     stable: NDArray[np.bool_]
     measures: Mapping[str, Floats]
-    attention_to: Mapping[str, Mapping[str, Floats]]
+    attention_to: Mapping[str, GroupSummary]
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,27 @@ def _by_stack(table: pa.Table) -> Iterator[tuple[_Key, pa.Table]]:
         yield _Key(**row), table.filter(pa.array(chosen))
 
 
+class _Group:
+    """The sums of one token group in a stack."""
+
+    def __init__(self) -> None:
+        self.inputs = 0
+        self._of_heads = Sum()
+        self._means = {measure: Mean() for measure in HEAD_GROUP_MEASURES}
+
+    def add(self, cells: tuple[NDArray[Any], ...], shape: tuple[int, ...], measures: pa.StructArray) -> None:
+        self._of_heads.add(count_cells(cells, shape))
+        for name, mean in self._means.items():
+            mean.add(cells, shape, measures.field(name))
+
+    def summarise(self, grid: tuple[int, ...], cells: tuple[NDArray[Any], ...]) -> GroupSummary:
+        return GroupSummary(
+            inputs=self.inputs,
+            of_heads=self._of_heads.of(*grid)[cells].astype(np.int64),
+            means={name: mean.of(*grid)[cells] for name, mean in self._means.items()},
+        )
+
+
 class _Stack:
     """The sums of one stack."""
 
@@ -109,7 +145,7 @@ class _Stack:
         self.counts, self.uncertain = Sum(), Mean()
         self.layers, self.all = ShareMean(), ShareMean()
         self.measures = {name: Mean() for name in HEAD_MEASURES}
-        self.groups: dict[str, dict[str, Mean]] = {}
+        self.groups: dict[str, _Group] = {}
 
     def add(self, rows: pa.Table) -> None:
         layer, head = rows["layer"].to_numpy(), rows["head"].to_numpy()
@@ -126,19 +162,15 @@ class _Stack:
         self.uncertain.add((layer, head), shape, rows["uncertain"].cast(pa.int8()))
         for name, mean in self.measures.items():
             mean.add((layer, head), shape, rows[name])
-        self._add_groups(layer, head, shape, rows["attention_to"].combine_chunks())
-
-    def _add_groups(
-        self, layer: NDArray[Any], head: NDArray[Any], shape: tuple[int, ...], groups: pa.ListArray
-    ) -> None:
+        groups = rows["attention_to"].combine_chunks()
         of_row, structs = groups.value_parent_indices().to_numpy(), groups.flatten()
         names = structs.field("group").dictionary_encode()
         for code, name in enumerate(names.dictionary.to_pylist()):
-            places = np.flatnonzero(names.indices.to_numpy() == code)
-            cells = layer[of_row[places]], head[of_row[places]]
-            means = self.groups.setdefault(name, {measure: Mean() for measure in HEAD_GROUP_MEASURES})
-            for measure, mean in means.items():
-                mean.add(cells, shape, structs.field(measure).take(pa.array(places)))
+            entries = np.flatnonzero(names.indices.to_numpy() == code)
+            held = of_row[entries]  # rows whose input holds the group
+            group = self.groups.setdefault(name, _Group())
+            group.inputs += len(np.unique(place[held]))
+            group.add((layer[held], head[held]), shape, structs.take(pa.array(entries)))
 
     def summarise(self, key: _Key) -> StackSummary:
         sums = self.counts.of(*(() if self.counts.values is None else self.counts.values.shape))
@@ -164,8 +196,5 @@ class _Stack:
             entropy=entropy(counts),
             stable=stable,
             measures={name: mean.of(*grid)[cells] for name, mean in self.measures.items()},
-            attention_to={
-                group: {measure: mean.of(*grid)[cells] for measure, mean in means.items()}
-                for group, means in self.groups.items()
-            },
+            attention_to={name: group.summarise(grid, cells) for name, group in self.groups.items()},
         )

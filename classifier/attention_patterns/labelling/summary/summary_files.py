@@ -67,8 +67,12 @@ def _head_row(stack: StackSummary, layer: int, head: int) -> dict[str, Any]:
         "uncertain": float(stack.uncertain[layer, head]),
         **{name: _nan_to_none(values[layer, head]) for name, values in stack.measures.items()},
         "attention_to": [
-            {"group": group, **{name: _nan_to_none(values[layer, head]) for name, values in means.items()}}
-            for group, means in stack.attention_to.items()
+            {
+                "group": name,
+                "inputs": int(group.of_heads[layer, head]),
+                **{measure: _nan_to_none(values[layer, head]) for measure, values in group.means.items()},
+            }
+            for name, group in stack.attention_to.items()
         ],
     }
 
@@ -101,7 +105,7 @@ def _stack_entry(stack: StackSummary) -> dict[str, Any]:
         "uncertain": _round(np.nanmean(stack.uncertain)),
         "entropy": _round(entropy(stack.of_all.share)),
         "shares": _share_entries(stack.of_all),
-        "attention_to": _attention_entries(stack.attention_to),
+        "attention_to": _attention_entries(stack, slice(None)),
         "layers": [_layer_entry(stack, n) for n in range(len(stack.layers))],
     }
 
@@ -113,9 +117,7 @@ def _layer_entry(stack: StackSummary, n: int) -> dict[str, Any]:
         "heads_stable": int(stack.stable[n].sum()),
         "entropy": _round(entropy(shares.share[n])),
         "shares": _share_entries(Shares(shares.share[n], shares.low[n], shares.high[n])),
-        "attention_to": _attention_entries(
-            {group: {name: values[n] for name, values in means.items()} for group, means in stack.attention_to.items()}
-        ),
+        "attention_to": _attention_entries(stack, n),
     }
 
 
@@ -135,9 +137,12 @@ def _share_entries(shares: Shares) -> dict[str, dict[str, float | None]]:
     }
 
 
-def _attention_entries(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Returns group -> measure -> its mean over heads."""
-    return {group: {name: _mean(values) for name, values in means.items()} for group, means in groups.items()}
+def _attention_entries(stack: StackSummary, layer: int | slice) -> dict[str, dict[str, float | None]]:
+    """Returns token group -> number of the inputs that hold it, and the mean of each measure over them and the heads."""
+    return {
+        name: {"inputs": group.inputs, **{measure: _mean(values[layer]) for measure, values in group.means.items()}}
+        for name, group in stack.attention_to.items()
+    }
 
 
 def _mean(values: Any) -> float | None:

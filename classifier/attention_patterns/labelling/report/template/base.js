@@ -28,6 +28,7 @@ function draw(tag, attributes = {}, text = null) {
 
 const percent = (thousandths, digits = 1) => (thousandths === null ? "–" : (thousandths / 10).toFixed(digits) + "\u00a0%");
 const decimal = (thousandths) => (thousandths === null ? "–" : (thousandths / 1000).toFixed(3));
+const overText = (stack, group) => `over ${NUMBER.format(group.inputs)} of ${NUMBER.format(stack.inputs)} inputs`;
 const isolate = (text) => `\u2068${text}\u2069`; // so that right-to-left names leave the sentence in order
 
 for (const stack of stacks) {

@@ -7,6 +7,9 @@ function drawHeats() {
   $("heats").replaceChildren(...stack.groups.map((group) => heat(stack, group, measure, Math.max(1, ...known(group[measure])))));
 }
 
+/** Over how many inputs the means of a group are, where not all of them hold it. */
+const overInputs = (stack, group) => (group.inputs === stack.inputs ? "" : make("span", { className: "soft" }, ` ${overText(stack, group)}`));
+
 function meanOf(values) {
   const known = values.filter((value) => value !== null);
   return known.reduce((sum, value) => sum + value, 0) / (known.length || 1);
@@ -38,7 +41,7 @@ function heat(stack, group, measure, most) {
   };
   picture.addEventListener("pointermove", describeCell);
   picture.addEventListener("click", (event) => event.target.dataset?.cell !== undefined && choose(Number(event.target.dataset.cell), true));
-  return make("figure", {}, make("figcaption", {}, make("bdi", {}, group.name), make("small", {}, `white to dark: 0 to ${decimal(most)}`.replace("white to dark", dark.matches ? "dark to bright" : "white to dark"))), picture);
+  return make("figure", {}, make("figcaption", {}, make("bdi", {}, group.name), overInputs(stack, group), make("small", {}, `white to dark: 0 to ${decimal(most)}`.replace("white to dark", dark.matches ? "dark to bright" : "white to dark"))), picture);
 }
 
 function columnsOf(stack) {
@@ -55,7 +58,7 @@ function columnsOf(stack) {
     { name: "uncertain", of: (cell) => stack.uncertain[cell.n], text: (cell) => percent(stack.uncertain[cell.n]) },
   ];
   for (const { name, label } of measures) if (stack.measures[name]?.some((value) => value !== null)) columns.push(columnOf(label, stack.measures[name]));
-  return [...columns, ...stack.groups.map((group) => columnOf(`to ${isolate(group.name)}`, group.share))];
+  return [...columns, ...stack.groups.map((group) => columnOf(`to ${isolate(group.name)}${group.inputs === stack.inputs ? "" : `, ${overText(stack, group)}`}`, group.share))];
 }
 
 function drawList() {

@@ -49,7 +49,7 @@ function drawPanel() {
   const means = measures.filter(({ name }) => stack.measures[name]?.[cell.n] != null)
     .map(({ name, label, unit }) => [label, decimal(stack.measures[name][cell.n]), unit === "share" ? "" : unit]);
   const groups = stack.groups.filter((group) => group.share[cell.n] !== null)
-    .map((group) => [`to ${isolate(group.name)}`, decimal(group.share[cell.n]), `even: ${decimal(group.baseline[cell.n])}`]);
+    .map((group) => [`to ${isolate(group.name)}`, decimal(group.share[cell.n]), `even: ${decimal(group.baseline[cell.n])}${group.inputs === stack.inputs ? "" : `, ${overText(stack, group)}`}`]);
   const parts = [title, make("p", { className: "verdict" }, verdictOf(cell, stack))];
   if (stack.examples.length) parts.push(make("h4", {}, stack.examples.length > 1 ? `On ${stack.examples.length} of the inputs` : "On one of the inputs"), examplePicker(), make("div", { id: "example" }));
   if (stack.inputs > 1) parts.push(make("h4", {}, "Patterns over all inputs"), bars(shares));
