@@ -5,8 +5,10 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -167,6 +169,24 @@ def test_pictures_alone_for_a_model_of_texts_are_one_error(tmp_path):
     done = invoke("run", tmp_path / "*.png", "-o", tmp_path / "labels", "-q", "--model", MINILM)
     assert done.exit_code == 2
     assert_refused(done, tmp_path / "labels", "takes texts, and all inputs are pictures; give texts")
+
+
+def test_a_full_clip_is_two_models_and_the_line_that_saves_one_works(tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MINILM)
+    vision = sizes | {"image_size": 32, "patch_size": 8}
+    config = transformers.CLIPConfig(text_config=sizes | {"vocab_size": len(tokenizer)}, vision_config=vision)
+    transformers.CLIPModel(config).save_pretrained(tmp_path / "clip")
+    tokenizer.save_pretrained(tmp_path / "clip")
+    (tmp_path / "texts.txt").write_text("The ferry leaves at seven.\n")
+    done = invoke("run", tmp_path / "texts.txt", "-o", tmp_path / "labels", "-q", "--model", tmp_path / "clip")
+    assert done.exit_code == 2
+    assert_refused(done, tmp_path / "labels", "holds two models, of texts and of pictures")
+    command = done.stderr.rpartition(" with: python ")[2]
+    subprocess.run(f"{shlex.quote(sys.executable)} {command}", shell=True, check=True, cwd=tmp_path)
+    done = invoke("run", tmp_path / "texts.txt", "-o", tmp_path / "labels", "-q", "--model", tmp_path / "clip-text")
+    assert done.exit_code == 0, done.stderr
+    assert rows_of(tmp_path / "labels").num_rows == 4
 
 
 def test_failures_that_are_alike_are_one_sentence_with_their_count_and_each_is_on_record(tmp_path):
