@@ -336,7 +336,7 @@ def test_an_error_on_outputs_without_attention_names_how_to_load_the_model(clien
     encoding = tokenizer(["the ferry comes at noon"], return_tensors="pt")
     with pytest.raises(errors.ShapeError, match='attn_implementation="eager"'):
         client.classify_outputs(bert(attn_implementation="sdpa")(**encoding), encoding, tokenizer)
-    with pytest.raises(errors.ShapeError, match=r"outputs hold no attentions.*eager"):
+    with pytest.raises(errors.ShapeError, match=r"outputs hold attentions of no layer.*eager"):
         client.classify_outputs(SimpleNamespace(attentions=(None, None)), encoding, tokenizer)
     other = SimpleNamespace(attentions=(random_maps(2, 3, 7, 7), random_maps(2, 3, 7, 7)))
     with pytest.raises(errors.ShapeError, match=r"\[2, 3, 7, 7\].* batch of 1"):
