@@ -35,13 +35,15 @@ class Rounding:
     def explains(self, matrix: NDArray[np.float64], *, causal: bool = False) -> NDArray[np.float64]:
         """Returns how far half a step in each cell brings the sum of each row of a map from 1, float64 [L].
 
-        Cells above the diagonal of a causal map count for nothing, and neither do zeros where no weight is small.
+        Cells above the diagonal of a causal map count for nothing, and neither do zeros where no weight is small, nor
+        where a sum is too large. No rounding more than doubles a sum: what is less than half a step becomes 0.
         """
+        seen = np.count_nonzero(matrix, axis=1)
         if ((matrix > 0) & (matrix < _SMALL * self.step)).any():
             cells = np.arange(1, len(matrix) + 1) if causal else np.full(len(matrix), len(matrix))
         else:
-            cells = np.count_nonzero(matrix, axis=1)
-        return np.asarray(self.step / 2 * cells)
+            cells = seen
+        return np.minimum(1, self.step / 2 * np.where(matrix.sum(axis=1) > 1, seen, cells))
 
 
 ROUNDINGS = (  # the coarsest first

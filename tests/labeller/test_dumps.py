@@ -716,6 +716,36 @@ def test_any_bytes_are_read_or_fail_by_name(tmp_path_factory, classifier, suffix
         assert not isinstance(one, FailedInput) or isinstance(one.error, AttentionPatternsError)
 
 
+@pytest.mark.parametrize("name", ["npy", "npz", "safetensors", "zarr3"])
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_shapes_beside_each_other_are_read_or_refused(tmp_path_factory, classifier, name, data):
+    """Five axes and declarations of any sizes, with the order of the axes given or not."""
+    shape = tuple(data.draw(st.integers(0, 3)) for _ in range(data.draw(st.integers(0, 6))))
+    values = np.ones(shape, np.float32)
+    sizes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
+    names = [] if name == "npy" else data.draw(st.lists(st.sampled_from(["segments", "mask", "causal"]), unique=True))
+    declared = {each: np.ones(data.draw(sizes), np.int64) for each in names}
+    path = tmp_path_factory.mktemp("shapes") / f"one.{name.rstrip('3')}"
+    if name == "npy":
+        np.save(path, np.asfortranarray(values) if data.draw(st.booleans()) else values)
+    elif name == "npz":
+        np.savez(path, attention=values, **declared)
+    elif name == "safetensors":
+        save_file({"attention": values, **declared}, path)
+    else:
+        group = zarr.open_group(path, mode="w")
+        for key, array in {"attention": values, **declared}.items():
+            group.create_array(key, data=array)
+    try:
+        found = outcomes(source(path, axes=data.draw(st.sampled_from([None, *Axes]))), classifier)
+    except InvalidSettingsError:
+        assert len(shape) == 5
+        return
+    for one in found.values():
+        assert not isinstance(one, FailedInput) or isinstance(one.error, AttentionPatternsError)
+
+
 def test_a_bad_file_does_not_hide_the_next(tmp_path, classifier):
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 no more")
     np.save(tmp_path / "b.npy", attention(9, 9))

@@ -67,6 +67,18 @@ def test_causal_rows_are_judged_by_their_own_cells(classifier):
         classifier.classify(maps)
 
 
+def test_weights_that_were_rounded_to_zero_add_nothing(classifier):
+    """Over 600 tokens half a step of 0.01 in each cell would be 3; forty weights of 0.05 have 0.2, and sum to 2."""
+    maps = np.zeros((600, 600))
+    maps[:, :20] = 0.05
+    maps[5, :40] = 0.05
+    with pytest.raises(errors.RowSumError, match=r"row 5 sums to 2, .*rows differ and all others sum to 1"):
+        classifier.classify(maps)
+    maps[5, 20:] = 0
+    maps[5, 20:40] = 0.01  # what was less than 0.015 of 20 tokens
+    assert "rounded to 2 decimals" in classifier.classify(maps).warnings[0]
+
+
 def test_rounded_maps_beside_others_in_padding_and_lists(classifier):
     maps = SMOOTH.copy()
     maps[1, 2] = rounded(maps[1, 2], 2)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -296,6 +297,19 @@ def _loading_error(name: str, error: Exception) -> SourceError:
     return SourceError(f"model {name!r} {kind} and cannot be loaded: {str(error).strip()}")
 
 
+def _of_two_models(name: str) -> str:
+    """Returns what to do with a model such as CLIP, with the line that saves its model of texts alone."""
+    folder = f"{name.rstrip('/').rpartition('/')[2]}-text"
+    code = (
+        f"from transformers import AutoModel, AutoTokenizer; AutoModel.from_pretrained({name!r}).text_model"
+        f".save_pretrained({folder!r}); AutoTokenizer.from_pretrained({name!r}).save_pretrained({folder!r})"
+    )
+    return (
+        "holds two models, of texts and of pictures (text_model, vision_model), expected one; save that of texts with: "
+        f"python -c {quote(code)}"
+    )
+
+
 def _make_reader(model: Any, name: str, settings: Mapping[str, Any], *, truncate: bool) -> Reader:
     """Makes the reader of a model's inputs, texts or pictures.
 
@@ -303,6 +317,8 @@ def _make_reader(model: Any, name: str, settings: Mapping[str, Any], *, truncate
         SourceError: The model takes other inputs, or its tokenizer or image processor cannot be loaded.
         MissingExtraError: The model takes pictures, and Pillow is not installed.
     """
+    if hasattr(model, "text_model") and hasattr(model, "vision_model"):
+        raise SourceError(_of_two_models(name))
     accepts, takes = set(inspect.signature(model.forward).parameters), model.main_input_name
     if takes not in {"input_ids", "pixel_values"} or (takes == "pixel_values" and model.config.is_encoder_decoder):
         raise SourceError(f"takes {takes}, expected a model of texts, or a vision transformer without a decoder")
