@@ -192,7 +192,7 @@ def test_filters_dim_the_grid_and_shorten_the_list(folder, opened):
     page.get_by_role("button", name="Clear filters").click()
     page.get_by_label("Token group").select_option("[CLS]")
     page.get_by_label("Least attention, per cent").fill("30")
-    expect(lines).to_have_count(int((np.round(1000 * stack.attention_to["[CLS]"]["share"]) >= 300).sum()))
+    expect(lines).to_have_count(int((np.round(1000 * stack.attention_to["[CLS]"].means["share"]) >= 300).sum()))
 
 
 def test_the_list_sorts(folder, opened):
@@ -282,6 +282,23 @@ def test_a_report_is_made_anew(classifier, sample, tmp_path):
     assert write_report(made).read_bytes() == first
     assert {"mine.svg", "patterns-01.svg"} < {file.name for file in (tmp_path / "out" / "figures").iterdir()}
     assert not (tmp_path / "out" / "figures" / "patterns-07.svg").exists()
+
+
+def test_a_group_that_some_inputs_lack_says_over_how_many_its_means_are(classifier, sample, tmp_path, opened):
+    for n in range(11):
+        tokens = ["[CLS]", *("word" for _ in sample.tokens[2:]), "[SEP]" if n < 3 else "word"]
+        save(tmp_path / "a", f"{n}.npz", sample.attention, tokens, sample.segments)
+    made = run(classifier, tmp_path / "out", tmp_path / "a")
+    write_report(made)
+    page, over = opened(made), "over 3 of 11 inputs"
+    captions = page.locator("#heats figcaption")
+    expect(captions.filter(has_text="[SEP]")).to_contain_text(over)
+    expect(captions.filter(has_text="[CLS]")).not_to_contain_text("over")
+    expect(page.locator("#panel .pairs div").filter(has_text="[SEP]")).to_contain_text(over)
+    expect(page.locator("#panel .pairs div").filter(has_text="[CLS]")).not_to_contain_text("over")
+    expect(page.locator("#table thead").get_by_role("button", name="[SEP]")).to_contain_text(over)
+    figure = (made.path / "figures" / "attention-01.svg").read_text()
+    assert figure.count(over) == 1
 
 
 def test_one_input_without_tokens_or_kept_maps(classifier, sample, tmp_path, opened):

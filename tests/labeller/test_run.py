@@ -20,7 +20,7 @@ import pytest
 from attention_patterns import PATTERNS, PatternClassifier
 from attention_patterns.classification import with_doubts
 from attention_patterns.labelling.output.part import PartMaker
-from attention_patterns.labelling.output.table import INPUTS, LABELS, MAPS, PROBABILITIES
+from attention_patterns.labelling.output.table import INPUTS, LABELS, MAPS, PROBABILITIES, SCHEMA_VERSION
 from attention_patterns.labelling.run.run import label
 from attention_patterns.labelling.sources.dumps.plan import dump_tasks
 from attention_patterns.labelling.sources.dumps.source import DumpSource
@@ -182,7 +182,10 @@ def test_tables_say_their_versions_and_columns(uninterrupted):
     for table, schema in (("labels", LABELS), ("inputs", INPUTS), ("maps", MAPS)):
         found = pq.read_schema(uninterrupted / table / "part-00000.parquet")
         assert found.equals(schema)
-        assert found.metadata == {b"schema_version": b"3", b"rendering_version": str(RENDERING_VERSION).encode()}
+        assert found.metadata == {
+            b"schema_version": str(SCHEMA_VERSION).encode(),
+            b"rendering_version": str(RENDERING_VERSION).encode(),
+        }
         columns = pq.ParquetFile(uninterrupted / table / "part-00000.parquet").metadata.row_group(0)
         assert {columns.column(n).compression for n in range(columns.num_columns)} == {"ZSTD"}
 

@@ -84,12 +84,25 @@ def test_summaries_are_those_of_the_rows(run):
         assert stack.of_layers.share[3] == pytest.approx(of_layer.fillna(0).mean().to_numpy())
 
 
-def test_attention_is_the_mean_over_the_inputs_that_hold_the_token(run):
+def test_attention_is_the_mean_over_the_inputs_that_hold_the_token_and_their_number_is_beside_it(run):
     frame = rows_of(run.folder.path).to_pandas()
     first = frame[(frame["task"] == "a") & (frame["layer"] == 1) & (frame["head"] == 2)]["attention_to"]
     shares = [group["share"] for groups in first for group in groups if group["group"] == "[SEP]"]
     assert len(shares) == 14  # the small input has no tokens
-    assert run.stacks[0].attention_to["[SEP]"]["share"][1, 2] == pytest.approx(np.mean(shares), rel=1e-6)
+    stack = run.stacks[0]
+    group = stack.attention_to["[SEP]"]
+    assert group.means["share"][1, 2] == pytest.approx(np.mean(shares), rel=1e-6)
+    assert (stack.inputs, group.inputs) == (15, 14)
+    assert (group.of_heads == 14).all()
+    heads = pd.read_parquet(run.folder.path / "heads.parquet")
+    one = heads[(heads["task"] == "a") & (heads["layer"] == 1) & (heads["head"] == 2)].iloc[0]
+    assert one["inputs"] == 15
+    assert {entry["group"]: entry["inputs"] for entry in one["attention_to"]} == {"[CLS]": 14, "[SEP]": 14}
+    summary = json.loads((run.folder.path / "summary.json").read_text())
+    task = summary["tasks"][0]
+    assert (task["inputs"], task["attention_to"]["[SEP]"]["inputs"]) == (15, 14)
+    assert task["layers"][1]["attention_to"]["[SEP]"]["inputs"] == 14
+    assert summary["tasks"][1]["attention_to"]["[SEP]"]["inputs"] == 6
 
 
 def test_the_files_say_the_same(run):

@@ -145,12 +145,13 @@ def pattern_shares(patterns: ArrayLike) -> Table:
     return table
 
 
-def attention_table(shares: Mapping[str, ArrayLike]) -> Table:
+def attention_table(shares: Mapping[str, ArrayLike], *, inputs: Mapping[str, str] | None = None) -> Table:
     """Returns the table of the attention to groups of tokens by layer, mean over heads.
 
     Args:
         shares: Token group -> share of attention, [layers, heads]. The six groups with the most attention have a
             column, largest first.
+        inputs: Token group -> the inputs that the mean is over, such as "3 of 11"; None for no such row.
     """
     means = {group: np.asarray(share, np.float64).mean(axis=1) for group, share in shares.items()}
     groups = sorted(means, key=lambda group: -means[group].mean())[:_MOST_GROUPS]
@@ -162,6 +163,8 @@ def attention_table(shares: Mapping[str, ArrayLike]) -> Table:
         table.add_row(str(layer), *(f"{means[group][layer]:.3f}" for group in groups))
     if groups:
         table.add_row("all", *(f"{means[group].mean():.3f}" for group in groups), style="bold")
+    if groups and inputs:
+        table.add_row("inputs", *(inputs[group] for group in groups), style="dim")
     return table
 
 

@@ -138,7 +138,7 @@ def _share_entries(shares: Shares) -> dict[str, dict[str, float | None]]:
 
 
 def _attention_entries(stack: StackSummary, layer: int | slice) -> dict[str, dict[str, float | None]]:
-    """Returns token group -> number of the inputs that hold it, and the mean of each measure over them and the heads."""
+    """Returns token group -> number of the inputs that hold it, and the mean of each measure over these and heads."""
     return {
         name: {"inputs": group.inputs, **{measure: _mean(values[layer]) for measure, values in group.means.items()}}
         for name, group in stack.attention_to.items()
