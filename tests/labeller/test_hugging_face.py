@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import models as models_of_tokens
 
 from attention_patterns.errors import MissingExtraError, SelectionError, SourceError
 from attention_patterns.labelling.sources.models import source as models
@@ -82,6 +84,26 @@ def test_a_decoder_behind_an_encoder_is_fed_the_ids_shifted(folders, run):
     assert decoder.tokens == ("</s>", "<s>", "rain", "water", "</s>", "</s>", "tide")
     assert encoder.segments.tolist() == [0, 0, 0, 0, 0, 1, 1]
     assert decoder.segments.tolist() == [0, 0, 0, 0, 0, 0, 1]
+
+
+def test_special_tokens_are_those_of_the_tokenizer(tmp_path, run):
+    folder = small_model(tmp_path, "gpt2")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["ferry"]})
+    tokenizer.save_pretrained(folder)
+    (one,) = run(AttentionModel(folder), texts_of("the ferry the harbour the tide"))
+    assert one.maps.declaration.tokens == ("the", "ferry", "the", "harbour", "the", "tide")
+    assert {name: group.positions.tolist() for name, group in one.maps.attention_to.items()} == {"ferry": [1]}
+
+
+def test_a_word_that_stands_in_for_the_padding_is_no_special_token(tmp_path, run):
+    folder = small_model(tmp_path, "gpt2")
+    words = Tokenizer(models_of_tokens.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token=WORDS[-1]))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
+    (one,) = run(AttentionModel(folder), texts_of(" ".join(WORDS[:5])))
+    assert WORDS[0] in one.maps.declaration.tokens
+    assert one.maps.attention_to == {}
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "roberta", "bart"])

@@ -145,13 +145,13 @@ def pattern_shares(patterns: ArrayLike) -> Table:
     return table
 
 
-def attention_table(shares: Mapping[str, ArrayLike], *, inputs: Mapping[str, str] | None = None) -> Table:
+def attention_table(shares: Mapping[str, ArrayLike], *, inputs: Mapping[str, int] | None = None) -> Table:
     """Returns the table of the attention to groups of tokens by layer, mean over heads.
 
     Args:
         shares: Token group -> share of attention, [layers, heads]. The six groups with the most attention have a
             column, largest first.
-        inputs: Token group -> the inputs that the mean is over, such as "3 of 11"; None for no such row.
+        inputs: Token group -> number of inputs that its mean is over, for a row of them.
     """
     means = {group: np.asarray(share, np.float64).mean(axis=1) for group, share in shares.items()}
     groups = sorted(means, key=lambda group: -means[group].mean())[:_MOST_GROUPS]
@@ -164,7 +164,7 @@ def attention_table(shares: Mapping[str, ArrayLike], *, inputs: Mapping[str, str
     if groups:
         table.add_row("all", *(f"{means[group].mean():.3f}" for group in groups), style="bold")
     if groups and inputs:
-        table.add_row("inputs", *(inputs[group] for group in groups), style="dim")
+        table.add_row("inputs", *(f"{inputs[group]:,}" for group in groups), style="dim")
     return table
 
 

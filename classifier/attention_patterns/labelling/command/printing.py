@@ -82,10 +82,9 @@ def _print_stack(console: SafeConsole, stack: StackSummary) -> None:
     size = f"{len(stack.layers)} x {len(stack.heads)} heads, {with_unit(stack.inputs, 'input')}, {stable}"
     console.print(with_title(f"{_name(stack)}: {size}", pattern_grid(stack.counts)))
     shares = {name: np.nan_to_num(group.means["share"]) for name, group in stack.attention_to.items()}
-    counts = {name: f"{group.inputs:,} of {stack.inputs:,}" for name, group in stack.attention_to.items()}
-    some = any(group.inputs < stack.inputs for group in stack.attention_to.values())
+    inputs = {name: group.inputs for name, group in stack.attention_to.items()}
     if shares:
-        table = attention_table(shares, inputs=counts if some else None)
+        table = attention_table(shares, inputs=inputs if min(inputs.values()) < stack.inputs else None)
         console.print(
             with_title("attention to token groups, mean over heads and the inputs that hold the group", table)
         )
