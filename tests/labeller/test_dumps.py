@@ -70,8 +70,8 @@ def save(folder, name, values, **declared):
     elif name.startswith("npz"):
         (np.savez_compressed if "deflated" in name else np.savez)(path, attention=values, **declared)
     elif name == "safetensors":
-        tokens = {"tokens": json.dumps(declared.pop("tokens"))} if "tokens" in declared else None
-        save_file({"attention": values, **declared}, path, metadata=tokens)
+        texts = {key: json.dumps(declared.pop(key)) for key in ("tokens", "special_tokens") if key in declared}
+        save_file({"attention": values, **declared}, path, metadata=texts or None)
     elif name.startswith("parquet"):
         many = values if values.ndim == 5 else np.array(values[None], order="C")
         rows = {key: value if values.ndim == 5 else [value] for key, value in declared.items()}
@@ -89,7 +89,7 @@ def save(folder, name, values, **declared):
         group = zarr.open_group(path, mode="w", zarr_format=int(name[-1]))
         group.create_array("attention", data=values, chunks=(*(1,) * (values.ndim - 2), *values.shape[-2:]))
         for key, value in declared.items():
-            if key == "tokens":
+            if key in ("tokens", "special_tokens"):
                 strings = np.array(value, object)
                 group.create_array(key, shape=strings.shape, dtype=str)[:] = strings
             else:
@@ -329,6 +329,43 @@ def test_only_the_layers_and_heads_asked_for(tmp_path, classifier, name, many):
     for one, expected in zip(found.values(), values if many else values[None], strict=True):
         assert (list(one.layers), list(one.heads)) == ([0, 1, 4], [1, 3])
         assert_as_classified(one, classifier, expected[[0, 1, 4]][:, [1, 3]])
+
+
+@pytest.mark.parametrize("many", [(), (3,)])
+@pytest.mark.parametrize("name", FORMATS[2:])
+def test_layers_that_are_not_all_keep_their_numbers_and_special_tokens_may_be_named(tmp_path, classifier, name, many):
+    """Of a hybrid model with attention in layers 1, 4 and 6."""
+    values = attention(*many, 3, 2, 9, 9)
+    values[..., 2, 1, 7, :] *= 0.5  # of layer 6
+    declared = {
+        "tokens": np.broadcast_to(TOKENS, (*many, 9)).tolist(),
+        "special_tokens": np.broadcast_to(["c", "e"], (*many, 2)).tolist(),
+        "layers": np.broadcast_to([1, 4, 6], (*many, 3)).copy(),
+    }
+    path = save(tmp_path, name, values, **declared)
+    found = outcomes(source(path, selection=Selection(layers=(4, 1))), classifier)
+    assert len(found) == (many or (1,))[0]
+    for one, expected in zip(found.values(), values if many else values[None], strict=True):
+        assert one.layers == one.maps.layers == (1, 4)
+        assert list(one.maps.attention_to) == ["[CLS]", "[SEP]", "c", "e"]
+        assert_as_classified(one, classifier, expected[:2], tokens=TOKENS, special_tokens=["c", "e"])
+    for one in outcomes(source(path), classifier).values():
+        assert "attention[layer 6, head 1]: row 7 sums to 0.5" in str(one.error)
+    for one in outcomes(source(path, selection=Selection(layers=(2,))), classifier).values():
+        assert str(one.error) == "layer 2 is selected, expected 1, 4, 6: the layers of the input that return attention"
+
+
+def test_declarations_of_the_model_may_be_one_for_all_inputs(tmp_path, classifier):
+    np.savez(tmp_path / "many.npz", attention=attention(4, 2, 3, 9, 9), layers=[1, 5], special_tokens=["c"])
+    for one in outcomes(source(tmp_path), classifier).values():
+        assert one.layers == (1, 5)
+
+
+@pytest.mark.parametrize("layers", [[1], [1, 2, 3], [2, 1], [1, 1], [-1, 2], [0.0, 1.0], [[0, 1]], "ab"])
+def test_layers_must_be_rising_indices_one_per_layer(tmp_path, classifier, layers):
+    np.savez(tmp_path / "one.npz", attention=attention(2, 3, 9, 9), layers=layers)
+    message = failure(tmp_path / "one.npz", classifier)
+    assert "expected rising indices from 0, one per layer" in message or "expected one index for each of 2" in message
 
 
 @pytest.mark.parametrize("name", FORMATS)

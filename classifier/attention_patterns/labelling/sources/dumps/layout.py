@@ -7,9 +7,10 @@ from typing import Any
 
 from attention_patterns.attention_map import MANY
 from attention_patterns.errors import InvalidSettingsError, SourceError
-from attention_patterns.labelling.sources.dumps.stored import DumpHeader
+from attention_patterns.labelling.sources.dumps.stored import OF_MODEL, DumpHeader
 
-_AXES_OF_DECLARATIONS = {"tokens": 1, "segments": 1, "mask": 1, "valid_length": 0, "causal": 0}  # of one input
+_ONE_AXIS = ("tokens", "segments", "mask", "layers", "special_tokens")
+_AXES_OF_DECLARATIONS = dict.fromkeys(_ONE_AXIS, 1) | {"valid_length": 0, "causal": 0}  # of one input
 
 
 class Axes(StrEnum):
@@ -97,10 +98,10 @@ class Layout:
         """Returns the entry of a declaration that belongs to input ``n``; None where all of the declaration does.
 
         Raises:
-            SourceError: The axis of inputs is missing or of another size; only ``causal`` may do without.
+            SourceError: The axis of inputs is missing or of another size; only those of the model may do without.
         """
         of_one = len(shape) <= _AXES_OF_DECLARATIONS[name]
-        if self.axes is None or (of_one and (name == "causal" or self.inputs in (None, 1))):
+        if self.axes is None or (of_one and (name in OF_MODEL or self.inputs in (None, 1))):
             return None
         if self.inputs is None:
             return 0
@@ -149,8 +150,5 @@ def find_layout(
 def _fit(declared: Iterable[tuple[str, tuple[int, ...]]], layout: Layout) -> bool:
     """Returns whether each declaration is of all inputs of the layout, or of its only one."""
     count = layout.shape[layout.axes is Axes.LAYERS_FIRST]
-    sizes = [(shape[0] if len(shape) > _AXES_OF_DECLARATIONS[name] else None, name, shape) for name, shape in declared]
-    return all(
-        size == count if size is not None else count == 1 or (name == "causal" and shape == ())
-        for size, name, shape in sizes
-    )
+    sizes = [(shape[0] if len(shape) > _AXES_OF_DECLARATIONS[name] else None, name) for name, shape in declared]
+    return all(size == count if size is not None else count == 1 or name in OF_MODEL for size, name in sizes)

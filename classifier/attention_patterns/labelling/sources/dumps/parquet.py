@@ -94,7 +94,9 @@ class ParquetDump(OpenDump):
             check_fits(f"row {n}", values.nbytes, self._most_bytes)
         cells = {name: row.column(name)[0].as_py() for name in DECLARED if name in self._columns}
         declared = {
-            name: value if name == "tokens" else np.asarray(value) for name, value in cells.items() if value is not None
+            name: value if name in ("tokens", "special_tokens") else np.asarray(value)
+            for name, value in cells.items()
+            if value is not None
         }
         return StoredInput(
             ArrayMaps(values.reshape(_without_batch(values.shape))),

@@ -209,7 +209,9 @@ def open_safetensors(file: StoredFile, *, most_bytes: int | None, axes: Axes | N
             if name in tensors
         }
         attention = arrays.pop("attention")
-        listed = {"tokens": _parse_tokens(metadata["tokens"])} if "tokens" in metadata else {}
+        listed: dict[str, Any] = {
+            name: _parse_tokens(name, metadata[name]) for name in ("tokens", "special_tokens") if name in metadata
+        }
         arrays = {name: array for name, array in arrays.items() if name not in listed}
         shapes = {name: array.shape for name, array in arrays.items()}
         layout = find_layout(file.shown, attention.shape, shapes | {n: _shape_of(v) for n, v in listed.items()}, axes)
@@ -228,17 +230,17 @@ def _shape_of(tokens: list[Any]) -> tuple[int, ...]:
     return (len(tokens), len(tokens[0])) if tokens and isinstance(tokens[0], list) else (len(tokens),)
 
 
-def _parse_tokens(text: str) -> list[Any]:
+def _parse_tokens(name: str, text: str) -> list[Any]:
     tokens = json.loads(text)
     if not isinstance(tokens, list):
-        raise SourceError(f"tokens in the metadata is {text!r:.80}, expected a JSON list of strings")
+        raise SourceError(f"{name} in the metadata is {text!r:.80}, expected a JSON list of strings")
     return tokens
 
 
 _AS_PLAIN = {
     "attention": "the layers as one array, numpy.stack(layers)",
-    "tokens": "them as numpy.array(tokens, dtype=str)",
-    **dict.fromkeys(("segments", "valid_length", "mask", "causal"), "numbers, such as numpy.array(values, dtype=int)"),
+    **dict.fromkeys(DECLARED, "numbers, such as numpy.array(values, dtype=int)"),
+    **dict.fromkeys(("tokens", "special_tokens"), "them as numpy.array(tokens, dtype=str)"),
 }
 
 

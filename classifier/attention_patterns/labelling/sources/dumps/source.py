@@ -3,12 +3,14 @@
 ``attention`` is [L, L], [heads, L, L] or [layers, heads, L, L], of float16, float32 or float64, in .safetensors also
 bfloat16. With five axes a file holds many inputs, [inputs, layers, heads, L, L], or layers of a batch, [layers, inputs,
 heads, L, L], as ``torch.stack(outputs.attentions)`` has them: see ``layout.find_layout``. It may be joined by
-``tokens`` (strings), ``segments``, ``valid_length`` or ``mask`` and ``causal``, each with a leading inputs axis where
-the attention has one (``causal`` may do without). Nothing is ever unpickled.
+``tokens`` and ``special_tokens`` (strings), ``segments``, ``valid_length`` or ``mask``, ``causal``, and ``layers``, the
+index of each layer in the model where some are left out; each with a leading inputs axis where the attention has one
+(``special_tokens``, ``causal`` and ``layers`` may do without). Nothing is ever unpickled.
 
 - .npy holds the attention alone.
 - .npz holds arrays by these names. One of many inputs is read from front to back, after its checksums were compared.
-- .safetensors holds tensors by these names; ``tokens`` is a JSON list in its metadata, of lists where inputs are many.
+- .safetensors holds tensors by these names; ``tokens`` and ``special_tokens`` are JSON lists in its
+  metadata, of lists where inputs are many.
 - .zarr (formats 2 and 3) is an array, or a group of arrays by these names; its chunks should hold layers of one input.
 - .parquet has an input in each row, in columns of these names, and perhaps ``input_id``. ``attention`` is a
   fixed_shape_tensor, nested lists, or a flat list beside a list ``shape``. Rows are read one row group after the other,
@@ -153,14 +155,15 @@ class _Reader:
         maps = stored.maps
         with name_in_errors(self.file):
             maps.check()
-        layers, heads = maps.layered[:2]
-        selected = self.source.selection.apply(range(layers), heads, owner="the input")
+            indices = _indices_of(stored)
+        selected = self.source.selection.apply(indices, maps.layered[1], owner="the input")
         layer = self._check_memory(maps, selected)
         with name_in_errors(self.file):
-            declaration = read_declaration(maps.shape[-1], **stored.declared)
+            declared = {name: value for name, value in stored.declared.items() if name != "layers"}
+            declaration = read_declaration(maps.shape[-1], **declared)
         slabs = [
             self.classifier.measure_read(self._divide(slab, declaration), declaration)
-            for slab in self._slabs(maps, selected, layer)
+            for slab in self._slabs(maps, indices, selected, layer)
         ]
         with name_in_errors(self.file):
             maps.finish()
@@ -178,12 +181,27 @@ class _Reader:
             check_fits("a Zarr chunk", maps.least_bytes, self.most_bytes)
         return layer
 
-    def _slabs(self, maps: StoredMaps, selected: SelectedHeads, layer: int) -> Iterator[AttentionMaps]:
+    def _slabs(
+        self, maps: StoredMaps, indices: Sequence[int], selected: SelectedHeads, layer: int
+    ) -> Iterator[AttentionMaps]:
         """Reads as many layers, of so many bytes, at a time as make a slab; each is valid until the next is read."""
         layers, heads = selected.layers, selected.heads
         step = min(max(SLAB_BYTES, maps.least_layers * layer), self.most_bytes) // layer or 1
         for begin in range(0, len(layers), step):
             some = layers[begin : begin + step]
             with name_in_errors(self.file):
-                values = maps.slab(some, heads, self.buffer)
+                values = maps.slab([indices.index(index) for index in some], heads, self.buffer)
             yield replace(read_attention(values, maps.data_type), axes=(some, heads))
+
+
+def _indices_of(stored: StoredInput) -> Sequence[int]:
+    """Returns the index of each layer in the model.
+
+    Raises:
+        SourceError: The file names more or fewer layers than it holds.
+    """
+    count = stored.maps.layered[0]
+    indices: Sequence[int] = stored.declared.get("layers", range(count))
+    if len(indices) != count:
+        raise SourceError(f"layers names {len(indices)} layers, expected one index for each of {count}")
+    return indices

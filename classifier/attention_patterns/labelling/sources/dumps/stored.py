@@ -15,7 +15,8 @@ from attention_patterns.attention_map import read_attention
 from attention_patterns.errors import SourceError
 from attention_patterns.labelling.sources.memory import in_words
 
-DECLARED = ("tokens", "segments", "valid_length", "mask", "causal")
+OF_MODEL = ("layers", "special_tokens", "causal")  # declarations that may be one for all inputs
+DECLARED = ("tokens", "segments", "valid_length", "mask", *OF_MODEL)
 MOST_INPUTS = 2**20  # of a file: all of them are planned before the first is read
 _MOST_MAPS = 2**16  # of an input: an image of each is in memory at once
 _ALIKE = 0.8  # of two names of which one may be meant for the other, at least
@@ -108,7 +109,7 @@ class StoredInput:
 
     Attributes:
         maps: Attention, not yet read.
-        declared: Keywords of ``read_declaration`` that came with it.
+        declared: Keywords of ``read_declaration`` that came with it, and ``layers``.
         warnings: Sentences on what the file holds.
     """
 
@@ -213,13 +214,15 @@ def check_fits(subject: str, size: int, most_bytes: int) -> None:
 
 
 def read_declared(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the keywords of ``read_declaration`` from arrays or lists: Python's own integer, boolean and strings.
+    """Returns the keywords of ``read_declaration``, and ``layers``, from arrays or lists.
+
+    They are Python's own integer, boolean and strings.
 
     Raises:
         SourceError: A value is of another kind.
     """
     return {
-        name: _CONVERSIONS[name](np.array(value, object) if isinstance(value, list) else np.asarray(value))
+        name: _CONVERSIONS[name](name, np.array(value, object) if isinstance(value, list) else np.asarray(value))
         for name, value in values.items()
     }
 
@@ -235,45 +238,54 @@ def misnamed_warnings(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{name!r} is not read; is {known!r} meant?" for name, known in meant.items() if known)
 
 
-def _to_strings(values: NDArray[Any]) -> list[str]:
+def _to_strings(name: str, values: NDArray[Any]) -> list[str]:
     texts: list[Any] = values.tolist()
     if values.dtype.kind not in "UTO" or values.ndim != 1 or not all(isinstance(text, str) for text in texts):
         raise SourceError(
-            f"tokens has dtype {values.dtype} and shape {list(values.shape)}, expected one string per token (numpy <U)"
+            f"{name} has dtype {values.dtype} and shape {list(values.shape)}, expected one string per token (numpy <U)"
         )
     try:
         "".join(texts).encode()
     except UnicodeEncodeError as error:
-        raise SourceError(f"tokens cannot be written as UTF-8: {error}") from error
+        raise SourceError(f"{name} cannot be written as UTF-8: {error}") from error
     return texts
 
 
-def _to_integer(values: NDArray[Any]) -> int:
+def _to_integer(name: str, values: NDArray[Any]) -> int:
     if values.dtype.kind not in "iu" or values.size != 1:
         raise SourceError(
-            f"valid_length has dtype {values.dtype} and shape {list(values.shape)}, expected one integer per input"
+            f"{name} has dtype {values.dtype} and shape {list(values.shape)}, expected one integer per input"
         )
     return operator.index(values.item())
 
 
-def _to_boolean(values: NDArray[Any]) -> bool:
-    flags = _to_flags(values)
+def _to_indices(name: str, values: NDArray[Any]) -> tuple[int, ...]:
+    indices = tuple(map(int, values)) if values.dtype.kind in "iu" and values.ndim == 1 else ()
+    if not indices or indices[0] < 0 or list(indices) != sorted(set(indices)):
+        raise SourceError(f"{name} is {values.tolist()!r:.80}, expected rising indices from 0, one per layer")
+    return indices
+
+
+def _to_boolean(name: str, values: NDArray[Any]) -> bool:
+    flags = _to_flags(name, values)
     if flags.dtype.kind not in "iu" or flags.size != 1 or flags.item() not in (0, 1):
-        raise SourceError(f"causal is {values.tolist()!r:.80}, expected one true or false")
+        raise SourceError(f"{name} is {values.tolist()!r:.80}, expected one true or false")
     return bool(flags.item())
 
 
-def _to_flags(values: NDArray[Any]) -> NDArray[Any]:
+def _to_flags(_name: str, values: NDArray[Any]) -> NDArray[Any]:
     """Returns booleans as bytes, since a file may fill them with other values than 0 and 1."""
     return values.view(np.uint8) if values.dtype.kind == "b" else values
 
 
-def _keep(values: NDArray[Any]) -> NDArray[Any]:
+def _keep(_name: str, values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
-_CONVERSIONS: dict[str, Callable[[NDArray[Any]], Any]] = {
+_CONVERSIONS: dict[str, Callable[[str, NDArray[Any]], Any]] = {
     "tokens": _to_strings,
+    "special_tokens": _to_strings,
+    "layers": _to_indices,
     "segments": _keep,
     "valid_length": _to_integer,
     "mask": _to_flags,
