@@ -25,6 +25,7 @@ from attention_patterns_service.command.cli import app
 from attention_patterns_service.command.demo import running_server
 from attention_patterns_service.command.process import credentials_of
 from attention_patterns_service.command.settings import Settings
+from attention_patterns_service.limits import MIB, Limits
 from attention_patterns_service.pb.attention_patterns.v1 import attention_patterns_pb2 as pb
 from attention_patterns_service.pb.attention_patterns.v1.attention_patterns_pb2_grpc import AttentionPatternServiceStub
 from attention_patterns_service.server.address import Address
@@ -143,6 +144,11 @@ def test_named_ports_are_those_of_the_pod():
 def test_a_stopping_pod_gets_its_grace():
     sleep = CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert sleep + int(ARGUMENTS["--grace"]) < POD["terminationGracePeriodSeconds"]
+
+
+def test_a_pod_has_the_memory_that_its_calls_may_take():
+    memory = CONTAINER["resources"]["limits"]["memory"]
+    assert int(memory.removesuffix("Gi")) * 1024 * MIB > Limits().memory + 512 * MIB  # and what the process is without
 
 
 def test_a_rollout_and_a_drain_leave_servers():
