@@ -23,7 +23,7 @@ def demo(tmp_path_factory):
 def test_the_main_job_shows_the_patterns_of_the_sample(demo):
     """A server process, the labeller as its client: the grid, the shares, the attention to special tokens."""
     _, done = demo
-    assert re.fullmatch(r"\W*1/1 inputs, 72 maps, .*\n", done.stderr)  # the progress bar alone
+    assert re.fullmatch(r"1 file, 1 task 'sample'\n\W*1/1 inputs, 72 maps, .*\n", done.stderr)  # and the progress bar
     assert len(re.findall(r"^layer \d ", done.stdout, re.MULTILINE)) >= 6
     shares = [float(share) for share in re.findall(r"(\d+\.\d)%", done.stdout)]
     assert len(shares) == 5
