@@ -294,7 +294,7 @@ def _load_model(name: str, settings: Mapping[str, Any], *, device: str, dtype: t
 
 def _loading_error(name: str, error: Exception) -> SourceError:
     kind = "is a folder" if Path(name).is_dir() else "is not a folder here"
-    return SourceError(f"model {name!r} {kind} and cannot be loaded: {str(error).strip()}")
+    return SourceError(f"model {name!r} {kind} and cannot be loaded: {' '.join(str(error).split())}")
 
 
 def _of_two_models(name: str) -> str:
