@@ -334,7 +334,7 @@ def test_only_the_layers_and_heads_asked_for(tmp_path, classifier, name, many):
 @pytest.mark.parametrize("many", [(), (3,)])
 @pytest.mark.parametrize("name", FORMATS[2:])
 def test_layers_that_are_not_all_keep_their_numbers_and_special_tokens_may_be_named(tmp_path, classifier, name, many):
-    """Of a hybrid model with attention in layers 1, 4 and 6."""
+    """A hybrid model has attention in layers 1, 4 and 6."""
     values = attention(*many, 3, 2, 9, 9)
     values[..., 2, 1, 7, :] *= 0.5  # of layer 6
     declared = {

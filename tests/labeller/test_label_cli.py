@@ -141,7 +141,7 @@ def test_rows_are_divided_by_their_sums_on_request(tmp_path, dumps):
 
 
 def test_rounded_dumps_are_labelled_with_one_warning(tmp_path):
-    """Of several slabs, as where the dump is large."""
+    """The dump is large and read in several slabs."""
     random = np.random.default_rng(0).exponential(size=(40, 4, 128, 128))
     np.save(tmp_path / "rounded.npy", np.round(random / random.sum(axis=-1, keepdims=True), 2))
     assert run(tmp_path / "rounded.npy", "-o", tmp_path / "labels", "-q").exit_code == 0

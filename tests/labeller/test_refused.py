@@ -1,4 +1,4 @@
-"""What all inputs would fail for is one error before the run; what many fail for is one sentence with their count."""
+"""A cause of failure that all inputs share is one error before the run; one that many share is one line."""
 
 import contextlib
 import json

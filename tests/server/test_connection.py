@@ -1,4 +1,4 @@
-"""What stands in the way to a server is named, also where the deadline is shorter than the retries."""
+"""The obstacle on the way to a server is named, also where the deadline is shorter than the retries."""
 
 import socket
 import warnings

@@ -244,7 +244,7 @@ def with_signal_at_import(folder, module):
     ("workers", "module"), [(1, "attention_patterns_service.command.cli"), (1, "onnxruntime"), (2, "onnxruntime")]
 )
 def test_sighup_during_the_start_is_obeyed_after_it(tmp_path, workers, module):
-    """Of workers each gets one as well: the environment is theirs too."""
+    """Each worker gets one as well: the environment is theirs too."""
     environment = with_signal_at_import(tmp_path, module)
     with serving(f"--workers={workers}", environment=environment) as (process, _):
         loaded = 0
